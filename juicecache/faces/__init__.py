@@ -1,0 +1,1 @@
+"""Thin faces of a volume: no rule of the file system lives here."""

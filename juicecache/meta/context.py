@@ -1,0 +1,39 @@
+"""What an operation on the tree knows besides its rows: the time, the caller, the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import NamedTuple
+
+
+class Context(NamedTuple):
+    """Facts fixed before a transaction starts, so that its body may run many times.
+
+    Attributes
+    ----------
+    now_ns
+        The time of the operation.
+    uid, gid, umask
+        Who creates; permissions are kept as values, not enforced.
+    dir_stats
+        Whether the volume keeps a usage row per directory.
+    capacity_bytes, inodes_max
+        Limits of the volume; 0 is unlimited.
+    trash
+        Inode of the hourly trash directory to move removed entries into; 0 removes for good.
+    sid
+        Our session, 0 while we have none; needed only when ``opened`` is not empty.
+    opened
+        Inodes that this process has open: their content outlives their last name.
+    """
+
+    now_ns: int
+    uid: int
+    gid: int
+    umask: int
+    dir_stats: bool
+    capacity_bytes: int
+    inodes_max: int
+    trash: int = 0
+    sid: int = 0
+    opened: Container[int] = frozenset()

@@ -1,0 +1,266 @@
+"""The contract of metadata engines: typed rows, transactions, the one retry loop.
+
+An engine keeps the tables of ``rows`` in a database and knows no file-system rule. The
+rules (``tree``, ``chunks``, ``usage``, ...) are plain functions of a `Transaction`, so
+they are written, and tested, once for every engine.
+
+Laws:
+
+* The writes of a transaction are buffered and reach the database together at commit, in
+  the order they were made. Reads see the state before the transaction's own writes, on
+  every engine.
+* The body of a transaction may run many times: no I/O, no clock, nothing changed outside.
+* A lost race is a `ConflictError` and is tried again here and nowhere else; a lost commit
+  reply is a `CommitUnknownError` and is never tried again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from juicecache.errors import ConflictError, ReadOnlyVolumeError
+from juicecache.meta.rows import Row
+from juicecache.model.attr import Attr
+
+T = TypeVar("T")
+RowT = TypeVar("RowT", bound=Row)
+Key: TypeAlias = tuple[int | str | bytes, ...]
+
+ATTEMPTS_MAX = 50
+"""Tries of one transaction: the bound of the official client, so that both give way alike."""
+DEADLINE_S = 30.0
+"""A caller that waited this long is better served by an error than by another try."""
+_PAUSE_S = 0.001
+_PAUSE_S_MAX = 0.2
+
+
+class Put(NamedTuple):
+    """Insert ``row``, or replace the one with its key; ``new`` refuses to replace."""
+
+    row: Row
+    new: bool
+
+
+class Delete(NamedTuple):
+    """Remove the row with ``key``; a missing one is not an error."""
+
+    table: type[Row]
+    key: Key
+
+
+class Set(NamedTuple):
+    """Change ``fields`` of the row with ``key``, which must exist."""
+
+    table: type[Row]
+    key: Key
+    fields: dict[str, Any]
+
+
+class Add(NamedTuple):
+    """Add ``deltas`` to integer fields of the row with ``key``; see `Transaction.add`."""
+
+    table: type[Row]
+    key: Key
+    deltas: dict[str, int]
+
+
+class Append(NamedTuple):
+    """Append slice records to a chunk; the row is made where it is missing."""
+
+    inode: int
+    index: int
+    records: bytes
+
+
+class AddRefs(NamedTuple):
+    """Add to a slice's reference count, matched by id **and** size.
+
+    With ``alive`` the row must have ``refs > 0`` (a dead slice is never revived) and its
+    absence is a conflict; without it, a missing row is left missing.
+    """
+
+    slice_id: int
+    size: int
+    delta: int
+    alive: bool
+
+
+Write: TypeAlias = Put | Delete | Set | Add | Append | AddRefs
+
+
+class Transaction(ABC):
+    """One attempt at a consistent set of reads and, at its end, writes.
+
+    Read verbs are the engine's; write verbs only fill ``writes``, in order.
+    """
+
+    def __init__(self) -> None:
+        self.writes: list[Write] = []
+
+    @abstractmethod
+    def get(self, table: type[RowT], *key: int | str | bytes, lock: bool = False) -> RowT | None:
+        """Return the row with ``key``, or None.
+
+        ``lock`` announces that this transaction will change the row as a result of what it
+        read; engines with row locks take one, the others detect the race at commit.
+        """
+
+    @abstractmethod
+    def get_many(self, table: type[RowT], keys: Sequence[Key]) -> list[RowT | None]:
+        """Return the rows of ``keys`` in their order, None where absent; one round trip."""
+
+    @abstractmethod
+    def scan(
+        self,
+        table: type[RowT],
+        *partition: int | str | bytes,
+        after: Key | None = None,
+        limit: int | None = None,
+    ) -> Iterator[RowT]:
+        """Iterate over the rows of one partition in key order.
+
+        Parameters
+        ----------
+        partition
+            The leading key fields that ``TABLES[table].partition`` counts; none for a table
+            without partitions.
+        after
+            Start behind this key, given without its partition fields.
+        limit
+            At most so many rows.
+        """
+
+    @abstractmethod
+    def lookup(self, parent: int, name: bytes) -> Attr | None:
+        """Return the attributes of entry ``name`` of directory ``parent``: edge and node joined.
+
+        An edge whose node is missing counts as absent.
+        """
+
+    @abstractmethod
+    def children(
+        self, parent: int, *, after: bytes = b"", limit: int | None = None
+    ) -> Iterator[tuple[bytes, Attr]]:
+        """Iterate over the entries of a directory behind name ``after``, in bytewise name order."""
+
+    @abstractmethod
+    def links(self, inode: int) -> dict[int, int]:
+        """Return how many entries each directory has for ``inode``: {parent: count}."""
+
+    def exists(self, table: type[Row], *partition: int | str | bytes) -> bool:
+        """Return whether a partition has any row."""
+        return next(iter(self.scan(table, *partition, limit=1)), None) is not None
+
+    def put(self, row: Row) -> None:
+        """Insert ``row``, or replace the row with the same key."""
+        self.writes.append(Put(row, new=False))
+
+    def put_new(self, row: Row) -> None:
+        """Insert ``row``; when its key is taken at commit the transaction runs again."""
+        self.writes.append(Put(row, new=True))
+
+    def delete(self, table: type[Row], *key: int | str | bytes) -> None:
+        """Remove the row with ``key``; a missing one is not an error."""
+        self.writes.append(Delete(table, key))
+
+    def set(self, table: type[Row], *key: int | str | bytes, **fields: Any) -> None:
+        """Change fields of an existing row; when it is gone the transaction runs again."""
+        self.writes.append(Set(table, key, fields))
+
+    def add(self, table: type[Row], *key: int | str | bytes, **deltas: int) -> None:
+        """Add to integer fields of a row; never a read-modify-write.
+
+        A missing ``Counter`` is made with the delta as its value; any other missing row makes
+        the transaction run again. Deltas of zero are dropped.
+        """
+        changed = {field: delta for field, delta in deltas.items() if delta}
+        if changed:
+            self.writes.append(Add(table, key, changed))
+
+    def append(self, inode: int, index: int, records: bytes) -> None:
+        """Append 24-byte slice records to chunk ``index`` of ``inode``."""
+        self.writes.append(Append(inode, index, records))
+
+    def add_refs(self, slice_id: int, size: int, delta: int, *, alive: bool) -> None:
+        """Add ``delta`` to the reference count of a slice; see `AddRefs`."""
+        self.writes.append(AddRefs(slice_id, size, delta, alive))
+
+
+class Engine(ABC):
+    """One database with the metadata of one volume.
+
+    Thread-safe. After a fork the child must not use, nor close, what the parent opened:
+    an engine keeps its connections by process id and opens its own on first use.
+
+    Attributes
+    ----------
+    read_only
+        True where the database itself refuses writes; `write` then raises at once.
+    """
+
+    read_only: bool = False
+
+    def read(self, body: Callable[[Transaction], T]) -> T:
+        """Run ``body`` on one consistent snapshot and return its result. Writes are refused."""
+        return self.attempt(body, writable=False)
+
+    def write(self, body: Callable[[Transaction], T]) -> T:
+        """Run ``body`` and commit its writes; run it again after a lost race.
+
+        Raises
+        ------
+        ConflictError
+            Still losing after `ATTEMPTS_MAX` tries or `DEADLINE_S` seconds.
+        CommitUnknownError
+            The commit may or may not have happened.
+        ReadOnlyVolumeError
+            The database refuses writes.
+        """
+        if self.read_only:
+            raise ReadOnlyVolumeError(self.describe(), "the metadata database is read-only")
+        deadline = time.monotonic() + DEADLINE_S
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            try:
+                return self.attempt(body, writable=True)
+            except ConflictError:
+                if attempt == ATTEMPTS_MAX or time.monotonic() >= deadline:
+                    raise
+            time.sleep(random.uniform(0, min(_PAUSE_S_MAX, _PAUSE_S * 2**attempt)))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    @abstractmethod
+    def attempt(self, body: Callable[[Transaction], T], *, writable: bool) -> T:
+        """Run ``body`` once; commit its writes when ``writable``. Raises ConflictError on a lost race."""
+
+    @abstractmethod
+    def stamp(self) -> Hashable | None:
+        """Return a value that differs whenever anything may have changed since; None if unknown.
+
+        Cheap enough for every read of a file: no network, no transaction.
+        """
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Create missing tables. Safe to repeat; never changes what exists."""
+
+    @abstractmethod
+    def setting(self) -> str | None:
+        """Return the text of the setting record; None when there is no volume here."""
+
+    @abstractmethod
+    def put_setting(self, text: str) -> None:
+        """Write the setting record (format, and tests that damage it)."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return the address for people, without a secret."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close this process's connections. Safe to call twice."""
+
+

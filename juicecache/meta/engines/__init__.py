@@ -1,0 +1,1 @@
+"""One file a database; each passes the contract suite of ``juicecache.testing``."""

@@ -1,0 +1,172 @@
+"""The process's one event-loop thread, fork reset, single flight and bounded executor.
+
+Only object storage is asynchronous; everything else runs on the caller's thread. The
+loop starts with the first request that needs it, belongs to one process, and is
+forgotten (not stopped) in a forked child, which starts its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+from juicecache.errors import ClosedError
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """An event loop on a daemon thread of this process, started when first used."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop; starts it on first use."""
+        if self._loop is None:
+            with self._lock:
+                if self._loop is None:
+                    loop = asyncio.new_event_loop()
+                    thread = threading.Thread(
+                        target=loop.run_forever, name="juicecache-objects", daemon=True
+                    )
+                    thread.start()
+                    self._thread, self._loop = thread, loop
+        return self._loop
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start ``coroutine`` on the loop; the future may be waited for on any other thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run ``coroutine`` to its end and return its result.
+
+        Raises
+        ------
+        RuntimeError
+            Called on the loop's own thread, where waiting would never end.
+        """
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise RuntimeError("a blocking call was made on the object storage loop itself")
+        return self.submit(coroutine).result()
+
+
+_loop_thread = LoopThread()
+
+
+def loop_thread() -> LoopThread:
+    """Return this process's loop thread."""
+    return _loop_thread
+
+
+def _forget_loop() -> None:
+    # The parent's thread does not exist in the child; its loop object is left untouched,
+    # because closing it would close file descriptors that the parent still uses.
+    global _loop_thread
+    _loop_thread = LoopThread()
+
+
+os.register_at_fork(after_in_child=_forget_loop)
+
+
+def finish(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends to its end on this thread, without a loop.
+
+    Raises
+    ------
+    RuntimeError
+        The coroutine suspended: its store is not ``inline`` after all.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    coroutine.close()
+    raise RuntimeError("a coroutine of an inline object store suspended")
+
+
+class SingleFlight(Generic[T]):
+    """One run of a function per key at a time; concurrent callers share its outcome."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flights: dict[Hashable, Future[T]] = {}
+
+    def run(self, key: Hashable, load: Callable[[], T]) -> T:
+        """Return ``load()``, or the result of the run for ``key`` that is already under way.
+
+        The leader's error reaches every follower. The entry goes away when the run ends,
+        whatever its outcome, so a dead leader never leaves followers waiting.
+        """
+        with self._lock:
+            flight = self._flights.get(key)
+            leads = flight is None
+            if flight is None:
+                flight = self._flights[key] = Future()
+        if not leads:
+            return flight.result()
+        try:
+            result = load()
+        except BaseException as error:
+            with self._lock:
+                del self._flights[key]
+            flight.set_exception(error)
+            raise
+        with self._lock:
+            del self._flights[key]
+        flight.set_result(result)
+        return result
+
+
+class BoundedExecutor:
+    """Threads of this process that start when first used, at most ``workers``.
+
+    A forked child gets its own; the parent's queue and threads are left alone.
+    """
+
+    def __init__(self, workers: int, name: str) -> None:
+        self._workers = workers
+        self._name = name
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._pid = 0
+        self._closed = False
+
+    def submit(self, call: Callable[..., T], *args: Any) -> Future[T]:
+        """Queue ``call(*args)``.
+
+        Raises
+        ------
+        ClosedError
+            After `close`.
+        """
+        return self.pool.submit(call, *args)
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """The executor of this process, for ``loop.run_in_executor``."""
+        if self._pool is None or self._pid != os.getpid():
+            with self._lock:
+                if self._closed:
+                    raise ClosedError("the volume is closed")
+                if self._pool is None or self._pid != os.getpid():
+                    self._pool = ThreadPoolExecutor(self._workers, self._name)
+                    self._pid = os.getpid()
+        return self._pool
+
+    def close(self, *, wait: bool = True) -> None:
+        """Stop accepting work; wait for what runs. Safe to call twice, and in a forked child."""
+        with self._lock:
+            self._closed = True
+            pool, self._pool = self._pool, None
+        if pool is not None and self._pid == os.getpid():
+            pool.shutdown(wait=wait, cancel_futures=True)

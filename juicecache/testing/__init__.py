@@ -1,0 +1,1 @@
+"""Contracts every implementation must pass, and fault doubles; shipped with the package."""

@@ -1,0 +1,1 @@
+"""Files out of metadata, object storage and caches."""

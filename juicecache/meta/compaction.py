@@ -1,0 +1,96 @@
+"""Compaction: many records of one chunk become one slice with the same bytes.
+
+The plan is ``model.slices.plan_compaction``, the bytes are moved by the floor above; here
+the list is swapped. Laws:
+
+* Only the records that were read are replaced, and only while the list still begins with
+  them: what others appended meanwhile stays behind the new record.
+* While the trash is on, replaced slices keep their references in a delayed row, so that
+  clients that still read an old list find the objects. Content, length and times are those
+  of before: nothing tells readers, and nothing has to.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from itertools import islice
+
+from juicecache.meta.context import Context
+from juicecache.meta.dropping import SliceKey, drop_references
+from juicecache.meta.engine import Transaction
+from juicecache.meta.rows import Chunk, DelayedSlices, SliceRef
+from juicecache.model.slices import RECORD_BYTES, CompactionPlan, SliceRecord, refs_of
+
+_ENTRY = struct.Struct(">QI")
+"""One replaced record in a delayed row: slice id, size."""
+
+
+def commit_compaction(
+    tx: Transaction,
+    ctx: Context,
+    inode: int,
+    index: int,
+    before: bytes,
+    plan: CompactionPlan,
+    new_slice_id: int,
+    *,
+    trash_days: int,
+) -> list[SliceKey] | None:
+    """Replace the records that ``plan`` merged by one record of the new, stored slice.
+
+    Parameters
+    ----------
+    before
+        The list that the plan was made from.
+    trash_days
+        With 0 the replaced references are dropped now, else when the delayed row expires.
+
+    Returns
+    -------
+    list or None
+        The slices that die with this commit. None: the list has changed in front, nothing
+        was written, and the caller should `abandon_slice` the new one.
+    """
+    merged = before[: (plan.skipped + plan.taken) * RECORD_BYTES]
+    row = tx.get(Chunk, inode, index, lock=True)
+    if row is None or not row.slices.startswith(merged):
+        return None
+    kept = plan.skipped * RECORD_BYTES
+    record = SliceRecord(plan.pos, new_slice_id, plan.length, 0, plan.length)
+    slices = merged[:kept] + record.pack() + row.slices[len(merged) :]
+    tx.set(Chunk, inode, index, slices=slices)
+    tx.put_new(SliceRef(new_slice_id, plan.length, 1))
+    replaced = refs_of(merged[kept:])
+    if trash_days == 0:
+        return drop_references(tx, replaced)
+    if replaced:
+        entries = b"".join(_ENTRY.pack(*key) * count for key, count in replaced.items())
+        tx.put_new(DelayedSlices(new_slice_id, ctx.now_ns // 1_000_000_000, entries))
+    return []
+
+
+def abandon_slice(tx: Transaction, slice_id: int, size: int) -> None:
+    """Record a slice that was stored and not committed as dead, before its objects go.
+
+    Should deleting them fail, `dead_slices` finds it. A committed slice is left alone.
+    """
+    if tx.get(SliceRef, slice_id, lock=True) is None:
+        tx.put_new(SliceRef(slice_id, size, 0))
+
+
+def expired_delayed(tx: Transaction, before_s: int, *, limit: int) -> list[int]:
+    """Return delayed rows, by their slice id, that were written before ``before_s``."""
+    rows = (row.slice_id for row in tx.scan(DelayedSlices) if row.deleted_s < before_s)
+    return list(islice(rows, limit))
+
+
+def drop_delayed(tx: Transaction, slice_id: int) -> list[SliceKey]:
+    """Drop a delayed row and the references it held; return the slices that die with it."""
+    row = tx.get(DelayedSlices, slice_id, lock=True)
+    if row is None:
+        return []
+    tx.delete(DelayedSlices, slice_id)
+    counts: Counter[SliceKey] = Counter()
+    counts.update((entry[0], entry[1]) for entry in _ENTRY.iter_unpack(row.slices))
+    return drop_references(tx, counts)

@@ -1,0 +1,161 @@
+"""Copies inside a volume: records are copied and slices counted once more; no byte moves.
+
+Law: a slice must still be alive when its new reference is committed. A compaction or a
+removal that wins the race makes the transaction run again on the new state.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from juicecache.errors import EntryNotFoundError, FileError, IsDirectoryError
+from juicecache.meta.chunks import (
+    Appends,
+    change_content,
+    check_changeable,
+    lock_file,
+    read_chunk,
+    truncation,
+)
+from juicecache.meta.context import Context
+from juicecache.meta.engine import Transaction
+from juicecache.meta.entries import add_node, check_new, new_entry
+from juicecache.meta.rows import Chunk, Symlink, Xattr
+from juicecache.meta.usage import Ledger
+from juicecache.model.attr import Attr, NodeType
+from juicecache.model.layout import CHUNK_BYTES
+from juicecache.model.slices import SliceRecord, copy_records, refs_of, visible
+
+
+def copy_range(
+    tx: Transaction,
+    ctx: Context,
+    source_inode: int,
+    source_start: int,
+    target_inode: int,
+    target_start: int,
+    size: int,
+) -> int:
+    """Copy a range of one file over a range of another, or of itself; return the bytes copied.
+
+    Fewer than ``size`` where the source ends before. Holes are copied as holes.
+
+    Raises
+    ------
+    FileError
+        EINVAL: the two ranges of one file overlap.
+    StaleHandleError, AccessDeniedError, NoSpaceError
+        As in ``chunks.commit_slices``.
+    """
+    source, target = _lock_pair(tx, source_inode, target_inode)
+    size = min(size, source.length - source_start)
+    if size <= 0:
+        return 0
+    if source_inode == target_inode and abs(source_start - target_start) < size:
+        raise FileError(f"inode {source_inode}", "source and target overlap", errno=errno.EINVAL)
+    check_changeable(target, target_start)
+    first, last = source_start // CHUNK_BYTES, (source_start + size - 1) // CHUNK_BYTES
+    chunks = {
+        index: visible(read_chunk(tx, source_inode, index)) for index in range(first, last + 1)
+    }
+    appends: Appends = {}
+    for index, record in copy_records(chunks, source_start, target_start, size):
+        appends.setdefault(index, []).append(record)
+    _add_references(
+        tx, b"".join(record.pack() for records in appends.values() for record in records)
+    )
+    length = max(target.length, target_start + size)
+    change_content(tx, ctx, target, appends, length, ctx.now_ns)
+    return size
+
+
+def clone_file(
+    tx: Transaction, ctx: Context, source: Attr, parent: int, name: bytes, inode: int
+) -> Attr:
+    """Make ``inode`` under a new name a copy of anything but a directory.
+
+    Content and extended attributes are copied; owner, umask and times are those of ``ctx``.
+
+    Raises
+    ------
+    EntryNotFoundError
+        The source is gone.
+    EntryExistsError
+        The name is taken.
+    IsDirectoryError
+        The source is a directory: a tree is copied entry by entry.
+    NoSpaceError
+        The volume is full.
+    """
+    new_entry(tx, parent, name)
+    origin = tx.get(Attr, source.inode, lock=True)
+    if origin is None:
+        raise EntryNotFoundError(name, f"its source, inode {source.inode}, was removed meanwhile")
+    if origin.is_directory:
+        raise IsDirectoryError(name, f"its source, inode {source.inode}, is a directory")
+    attr = origin._replace(
+        inode=inode,
+        parent=parent,
+        nlink=1,
+        uid=ctx.uid,
+        gid=ctx.gid,
+        mode=origin.mode & ~ctx.umask,
+        atime_ns=ctx.now_ns,
+        mtime_ns=ctx.now_ns,
+        ctime_ns=ctx.now_ns,
+    )
+    ledger = Ledger()
+    add_node(tx, ledger, name, attr)
+    if origin.is_file:
+        rows = list(tx.scan(Chunk, origin.inode))
+        for row in rows:
+            tx.put_new(row._replace(inode=inode))
+        _add_references(tx, b"".join(row.slices for row in rows))
+    elif origin.type == NodeType.SYMLINK and (link := tx.get(Symlink, origin.inode)) is not None:
+        tx.put_new(link._replace(inode=inode))
+    for xattr in tx.scan(Xattr, origin.inode):
+        tx.put_new(xattr._replace(inode=inode))
+    ledger.settle(tx, ctx, name)
+    return attr
+
+
+def replace_with_copy(
+    tx: Transaction, ctx: Context, source: Attr, parent: int, name: bytes, inode: int
+) -> Attr:
+    """Make ``name`` a copy of a file: a new ``inode``, or the new content of the file there.
+
+    A file that is there keeps its inode, owner, mode and extended attributes, and is seen
+    either with the old content or with the new. A symbolic link is not followed.
+
+    Raises
+    ------
+    FileError
+        EINVAL: both are the same file.
+    IsDirectoryError, AccessDeniedError, StaleHandleError, NoSpaceError
+        As in ``chunks.commit_slices``; AccessDeniedError also for what is no regular file.
+    """
+    check_new(parent, name)
+    there = tx.lookup(parent, name)
+    if there is None:
+        return clone_file(tx, ctx, source, parent, name, inode)
+    if there.inode == source.inode:
+        raise FileError(name, "source and target are the same file", errno=errno.EINVAL)
+    origin, target = _lock_pair(tx, source.inode, there.inode)
+    check_changeable(target, 0, truncates=True)
+    appends = truncation(tx, target, 0)
+    rows = list(tx.scan(Chunk, origin.inode))
+    for row in rows:
+        appends.setdefault(row.index, []).extend(SliceRecord.unpack_all(row.slices))
+    _add_references(tx, b"".join(row.slices for row in rows))
+    return change_content(tx, ctx, target, appends, origin.length, ctx.now_ns)
+
+
+def _lock_pair(tx: Transaction, one: int, other: int) -> tuple[Attr, Attr]:
+    """Lock two files, which may be one, in ascending order, so that no two copies deadlock."""
+    locked = {inode: lock_file(tx, inode) for inode in sorted({one, other})}
+    return locked[one], locked[other]
+
+
+def _add_references(tx: Transaction, records: bytes) -> None:
+    for (slice_id, size), count in refs_of(records).items():
+        tx.add_refs(slice_id, size, count, alive=True)

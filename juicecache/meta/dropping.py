@@ -1,0 +1,104 @@
+"""Dropping what nothing points at any more: chunks of removed files, dead slices.
+
+Objects are deleted by the floors above, between two transactions. Laws:
+
+* The order is: references down, objects deleted, reference row forgotten. A crash in
+  between leaves a row with ``refs <= 0`` that `dead_slices` finds.
+* A slice is dead once a committed row says ``refs <= 0``; a dead slice is never revived.
+* Listings are bounded and need no lock; what acts on them looks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import TypeAlias
+
+from juicecache.meta.engine import Transaction
+from juicecache.meta.rows import Chunk, DeletedFile, DetachedNode, SliceRef
+from juicecache.model.slices import refs_of
+
+SliceKey: TypeAlias = tuple[int, int]
+"""(slice id, size): what names the objects of a slice."""
+
+
+def doomed_files(tx: Transaction, before_s: int, *, limit: int) -> list[int]:
+    """Return inodes of files removed before ``before_s`` (Unix seconds) that still have chunks.
+
+    Younger ones belong to the client that removed them.
+    """
+    rows = (row.inode for row in tx.scan(DeletedFile) if row.expire_s < before_s)
+    return list(islice(rows, limit))
+
+
+def drop_chunks(tx: Transaction, inode: int, *, limit: int) -> tuple[list[SliceKey], bool]:
+    """Drop up to ``limit`` chunks of a removed file.
+
+    Returns
+    -------
+    tuple
+        The slices that die with this commit, whose objects may be deleted after it; and
+        whether no chunk is left.
+    """
+    # The row is the leave to drop: a chunk must never go while its node lives.
+    if tx.get(DeletedFile, inode, lock=True) is None:
+        return [], True
+    indices = [row.index for row in tx.scan(Chunk, inode, limit=limit + 1)]
+    records = []
+    for index in indices[:limit]:
+        row = tx.get(Chunk, inode, index, lock=True)
+        if row is not None:
+            records.append(row.slices)
+            tx.delete(Chunk, inode, index)
+    return drop_references(tx, refs_of(b"".join(records))), len(indices) <= limit
+
+
+def finish_file(tx: Transaction, inode: int) -> None:
+    """Delete the row of a removed file unless chunks are left. Safe to repeat."""
+    if not tx.exists(Chunk, inode):
+        tx.delete(DeletedFile, inode)
+
+
+def drop_references(tx: Transaction, counts: Mapping[SliceKey, int]) -> list[SliceKey]:
+    """Lower reference counts; return the slices that die with this commit.
+
+    A slice without a row is left alone: nothing tells who else points at it.
+    """
+    dead = []
+    # In ascending order, so that two clients that drop the same slices do not deadlock.
+    for (slice_id, size), count in sorted(counts.items()):
+        row = tx.get(SliceRef, slice_id, lock=True)
+        if row is not None and row.size == size:
+            tx.add_refs(slice_id, size, -count, alive=False)
+            if row.refs <= count:
+                dead.append((slice_id, size))
+    return dead
+
+
+def dead_slices(
+    tx: Transaction, *, after: int = 0, limit: int
+) -> tuple[list[SliceKey], int | None]:
+    """Look at ``limit`` reference rows behind slice id ``after`` for dead slices.
+
+    Returns
+    -------
+    tuple
+        The dead slices among them, and the id to go on behind; None at the end.
+    """
+    rows = list(tx.scan(SliceRef, after=(after,), limit=limit))
+    dead = [(row.slice_id, row.size) for row in rows if row.refs <= 0]
+    return dead, rows[-1].slice_id if len(rows) == limit else None
+
+
+def forget_slices(tx: Transaction, slices: Iterable[SliceKey]) -> None:
+    """Delete the rows of dead slices whose objects are gone. Safe to repeat."""
+    for slice_id, size in slices:
+        row = tx.get(SliceRef, slice_id, lock=True)
+        if row is not None and row.size == size and row.refs <= 0:
+            tx.delete(SliceRef, slice_id)
+
+
+def detached_nodes(tx: Transaction, before_s: int, *, limit: int) -> list[int]:
+    """Return roots of directory clones begun before ``before_s`` and never attached."""
+    rows = (row.inode for row in tx.scan(DetachedNode) if row.added_s < before_s)
+    return list(islice(rows, limit))

@@ -1,0 +1,130 @@
+"""Sessions of live clients, what they hold, and the leases of background jobs.
+
+A session row with a heartbeat lets others clean up after a client that died: its locks go,
+and files without a name that it had open are finished. A client that holds neither needs
+no session.
+
+Law: an inode with a sustained row keeps its node and content until the last close; the
+row and the node go in the same transaction, which writes the row of the removed file.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from juicecache.meta.engine import Transaction
+from juicecache.meta.remove import bury
+from juicecache.meta.rows import Counter, Flock, Plock, Session, Sustained, key_of
+from juicecache.meta.usage import Ledger, charge
+from juicecache.model.attr import Attr
+
+_HEARTBEATS = 5
+"""Missed heartbeats that end a session; fixed by the format, so that all clients agree."""
+_SUSTAINED_PER_COMMIT = 1000
+"""Files finished in one transaction: some 50 ms, far below the others' busy timeout of 5 s."""
+
+
+def open_session(tx: Transaction, now_s: int, heartbeat_s: float, info: bytes) -> int:
+    """Insert a session and return its id.
+
+    Parameters
+    ----------
+    info
+        JSON with Version, HostName, MountPoint, MountTime (RFC 3339) and ProcessID, shown
+        by ``status`` of every client.
+    """
+    row = tx.get(Counter, "nextSession", lock=True)
+    sid = (row.value if row else 0) + 1
+    tx.add(Counter, "nextSession", value=1)
+    tx.put_new(Session(sid, _expiry(now_s, heartbeat_s), info))
+    return sid
+
+
+def refresh_session(tx: Transaction, sid: int, now_s: int, heartbeat_s: float, info: bytes) -> bool:
+    """Renew a session; False when others had removed it, and what it held.
+
+    The row is made again then: the client may come back from a long pause.
+    """
+    known = tx.get(Session, sid, lock=True) is not None
+    tx.put(Session(sid, _expiry(now_s, heartbeat_s), info))
+    return known
+
+
+def _expiry(now_s: int, heartbeat_s: float) -> int:
+    return now_s + round(_HEARTBEATS * heartbeat_s)
+
+
+def release(tx: Transaction, sid: int, inode: int, now_s: int) -> bool:
+    """Finish a sustained inode after its last close.
+
+    Returns
+    -------
+    bool
+        Whether the file is removed with this commit, so that its chunks may be dropped.
+    """
+    return bool(_finish(tx, sid, [inode], now_s))
+
+
+def _finish(tx: Transaction, sid: int, inodes: list[int], now_s: int) -> list[int]:
+    """Delete sustained rows and their nodes; return the inodes that are removed."""
+    ledger = Ledger()
+    removed = []
+    for inode in inodes:
+        if tx.get(Sustained, sid, inode, lock=True) is None:
+            continue  # others took our session for dead and finished the file
+        tx.delete(Sustained, sid, inode)
+        attr = tx.get(Attr, inode, lock=True)
+        if attr is not None and attr.nlink == 0:
+            bury(tx, ledger, attr, now_s)
+            removed.append(inode)
+    # The entry left its directory at the unlink; only the volume still counts the node.
+    charge(tx, ledger.space, ledger.inodes)
+    return removed
+
+
+def close_session(tx: Transaction, sid: int, now_s: int) -> tuple[list[int], bool]:
+    """End a session: its locks are released, its sustained inodes finished.
+
+    Returns
+    -------
+    tuple
+        Inodes of removed files whose chunks may be dropped after the commit; and whether
+        the session is gone. If not, it held more files than one transaction should finish:
+        call again.
+    """
+    locks: list[Flock | Plock] = [*tx.scan(Flock), *tx.scan(Plock)]
+    for lock in locks:
+        if lock.sid == sid:
+            tx.delete(type(lock), *key_of(lock))
+    held = [row.inode for row in tx.scan(Sustained, sid, limit=_SUSTAINED_PER_COMMIT + 1)]
+    removed = _finish(tx, sid, held[:_SUSTAINED_PER_COMMIT], now_s)
+    done = len(held) <= _SUSTAINED_PER_COMMIT
+    if done:
+        tx.delete(Session, sid)
+    return removed, done
+
+
+def stale_sessions(tx: Transaction, now_s: int, *, limit: int) -> list[int]:
+    """Return ids of sessions whose heartbeat stopped."""
+    return list(islice((row.sid for row in tx.scan(Session) if row.expire_s < now_s), limit))
+
+
+def close_stale_session(tx: Transaction, sid: int, now_s: int) -> tuple[list[int], bool]:
+    """`close_session` of another client, unless its heartbeat came back."""
+    row = tx.get(Session, sid, lock=True)
+    if row is None or row.expire_s >= now_s:
+        return [], True
+    return close_session(tx, sid, now_s)
+
+
+def take_lease(tx: Transaction, name: str, now_s: int, interval_s: int) -> bool:
+    """Return whether the caller may run the periodic job ``name`` now.
+
+    The counter ``name`` holds when it was last run by any client. A tenth of the interval
+    is forgiven, so that a job of one client does not drift.
+    """
+    row = tx.get(Counter, name, lock=True)
+    if row is not None and row.value > now_s - interval_s * 0.9:
+        return False
+    tx.put(Counter(name, now_s))
+    return True

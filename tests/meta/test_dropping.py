@@ -1,0 +1,135 @@
+"""Content of removed files: references, dead slices, the rows that remember them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from juicecache.meta import dropping, tree
+from juicecache.meta.chunks import NewSlice, commit_slices
+from juicecache.meta.context import Context
+from juicecache.meta.copying import copy_range
+from juicecache.meta.engine import Engine
+from juicecache.meta.engines.memory import MemoryEngine
+from juicecache.meta.engines.sqlite import SqliteEngine
+from juicecache.meta.remove import unlink
+from juicecache.meta.rows import Chunk, DeletedFile, DetachedNode, SliceRef
+from juicecache.meta.tree import NewNode
+from juicecache.model.attr import ROOT_INODE, NodeType
+from juicecache.model.slices import SliceRecord
+
+CTX = Context(10**15, 0, 0, 0o022, dir_stats=True, capacity_bytes=0, inodes_max=0)
+NOW_S = 10**6
+FILE, OTHER = 2, 3
+
+
+@pytest.fixture(
+    params=[lambda folder: MemoryEngine(), lambda folder: SqliteEngine(folder / "meta.db")],
+    ids=["memory", "sqlite"],
+)
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    make: Callable[[Path], Engine] = request.param
+    engine = make(tmp_path)
+    engine.prepare()
+    engine.write(lambda tx: tree.plant_root(tx, 0, trash=False))
+    for inode, name in ((FILE, b"file"), (OTHER, b"other")):
+        new = NewNode(inode, NodeType.FILE, 0o666)
+        engine.write(lambda tx, name=name, new=new: tree.create(tx, CTX, ROOT_INODE, name, new))
+    yield engine
+    engine.close()
+
+
+def write(engine: Engine, slice_id: int, *, index: int = 0, inode: int = FILE) -> None:
+    new = [NewSlice(index, SliceRecord(0, slice_id, 10, 0, 10))]
+    engine.write(lambda tx: commit_slices(tx, CTX, inode, new, CTX.now_ns))
+
+
+def remove(engine: Engine, name: bytes = b"file") -> None:
+    assert engine.write(lambda tx: unlink(tx, CTX, ROOT_INODE, name)).doomed
+
+
+def drop(engine: Engine, inode: int = FILE, *, limit: int = 100) -> tuple[list, bool]:
+    return engine.write(lambda tx: dropping.drop_chunks(tx, inode, limit=limit))
+
+
+def refs(engine: Engine) -> dict[int, int]:
+    return {row.slice_id: row.refs for row in engine.read(lambda tx: list(tx.scan(SliceRef)))}
+
+
+def test_content_of_a_removed_file_goes_in_three_steps(engine):
+    write(engine, 5)
+    write(engine, 6, index=3)
+    remove(engine)
+    assert drop(engine) == ([(5, 10), (6, 10)], True)
+    assert refs(engine) == {5: 0, 6: 0}
+    engine.write(lambda tx: dropping.forget_slices(tx, [(5, 10), (6, 10)]))
+    engine.write(lambda tx: dropping.finish_file(tx, FILE))
+    assert refs(engine) == {}
+    assert engine.read(lambda tx: list(tx.scan(DeletedFile))) == []
+    assert engine.read(lambda tx: list(tx.scan(Chunk, FILE))) == []
+
+
+def test_a_large_file_is_dropped_in_bounded_steps(engine):
+    for index in range(5):
+        write(engine, 10 + index, index=index)
+    remove(engine)
+    assert drop(engine, limit=2) == ([(10, 10), (11, 10)], False)
+    engine.write(lambda tx: dropping.finish_file(tx, FILE))
+    assert engine.read(lambda tx: tx.get(DeletedFile, FILE)) == DeletedFile(
+        FILE, 4 * (64 << 20) + 10, NOW_S
+    )
+    assert drop(engine, limit=2)[1] is False
+    assert drop(engine, limit=2) == ([(14, 10)], True)
+
+
+def test_a_shared_slice_dies_with_its_last_record(engine):
+    write(engine, 5)
+    engine.write(lambda tx: copy_range(tx, CTX, FILE, 0, OTHER, 0, 10))
+    engine.write(lambda tx: copy_range(tx, CTX, FILE, 2, OTHER, 0, 4))
+    assert refs(engine) == {5: 3}
+    remove(engine)
+    assert drop(engine) == ([], True)
+    assert refs(engine) == {5: 1 + 1}
+    remove(engine, b"other")
+    assert drop(engine, OTHER) == ([(5, 10)], True)
+
+
+def test_chunks_of_a_living_file_are_not_dropped(engine):
+    write(engine, 5)
+    assert drop(engine) == ([], True)
+    assert refs(engine) == {5: 1}
+    assert engine.read(lambda tx: tx.exists(Chunk, FILE))
+
+
+def test_a_slice_without_row_is_left_alone(engine):
+    write(engine, 5)
+    engine.write(lambda tx: tx.delete(SliceRef, 5))
+    remove(engine)
+    assert drop(engine) == ([], True)
+    assert refs(engine) == {}
+
+
+def test_only_dead_slices_are_forgotten(engine):
+    engine.write(lambda tx: [tx.put(SliceRef(n, 10, n - 6)) for n in (5, 6, 7)])
+    engine.write(lambda tx: dropping.forget_slices(tx, [(5, 10), (6, 11), (7, 10), (8, 10)]))
+    assert refs(engine) == {6: 0, 7: 1}
+
+
+def test_dead_slices_are_found_page_by_page(engine):
+    engine.write(lambda tx: [tx.put(SliceRef(n, 10, n % 2)) for n in range(1, 7)])
+
+    def page(after: int) -> tuple[list, int | None]:
+        return engine.read(lambda tx: dropping.dead_slices(tx, after=after, limit=4))
+
+    assert page(0) == ([(2, 10), (4, 10)], 4)
+    assert page(4) == ([(6, 10)], None)
+
+
+def test_files_and_clones_are_listed_by_age(engine):
+    engine.write(lambda tx: [tx.put(DeletedFile(n, 0, 100 + n)) for n in range(10, 15)])
+    engine.write(lambda tx: [tx.put(DetachedNode(n, 100 + n)) for n in range(20, 23)])
+    assert engine.read(lambda tx: dropping.doomed_files(tx, 113, limit=9)) == [10, 11, 12]
+    assert engine.read(lambda tx: dropping.doomed_files(tx, 113, limit=2)) == [10, 11]
+    assert engine.read(lambda tx: dropping.detached_nodes(tx, 122, limit=9)) == [20, 21]

@@ -38,6 +38,7 @@ exception: it is ``None``.
 from __future__ import annotations
 
 import errno as _errno
+import os as _os
 from typing import Any
 
 
@@ -61,12 +62,16 @@ class FileError(JuicecacheError, OSError):
     default_errno = _errno.EIO
 
     def __init__(self, path: str | bytes = "", detail: str = "", *, errno: int | None = None):
-        import os
-
         number = self.default_errno if errno is None else errno
         shown = path.decode("utf-8", "surrogateescape") if isinstance(path, bytes) else path
-        self._args = (path, detail, number)
-        super().__init__(number, detail or os.strerror(number), shown or None)
+        self._args: tuple[str | bytes, str, int, str | None] = (path, detail, number, None)
+        super().__init__(number, detail or _os.strerror(number), shown or None)
+
+    def locate(self, path: str, target: str | None = None) -> None:
+        """Name the path, or the two paths, that the caller gave instead of what failed inside."""
+        self._args = (path, *self._args[1:3], target)
+        self.filename = path
+        self.filename2 = target
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Rebuild from our own arguments; OSError would pass errno first."""
@@ -74,9 +79,12 @@ class FileError(JuicecacheError, OSError):
 
 
 def _rebuild_file_error(
-    cls: type[FileError], path: str | bytes, detail: str, number: int
+    cls: type[FileError], path: str | bytes, detail: str, number: int, target: str | None
 ) -> FileError:
-    return cls(path, detail, errno=number)
+    error = cls(path, detail, errno=number)
+    error.filename2 = target
+    error._args = (path, detail, number, target)
+    return error
 
 
 class EntryNotFoundError(FileError, FileNotFoundError):
@@ -146,7 +154,7 @@ class UnsupportedError(FileError):
 
 
 class StaleHandleError(FileError):
-    """The open handle can no longer be used: its file is gone, or it belongs to a parent process."""
+    """The open handle is of no use any more: its file is gone, or a parent process owns it."""
 
     default_errno = _errno.ESTALE
 

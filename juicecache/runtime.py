@@ -1,4 +1,4 @@
-"""The process's one event-loop thread, fork reset, single flight and bounded executor.
+"""The process's one event-loop thread, its reset after a fork, and the bounded executor.
 
 Only object storage is asynchronous; everything else runs on the caller's thread. The
 loop starts with the first request that needs it, belongs to one process, and is
@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from juicecache.errors import ClosedError
 
@@ -94,37 +94,16 @@ def finish(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a coroutine of an inline object store suspended")
 
 
-class SingleFlight(Generic[T]):
-    """One run of a function per key at a time; concurrent callers share its outcome."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._flights: dict[Hashable, Future[T]] = {}
-
-    def run(self, key: Hashable, load: Callable[[], T]) -> T:
-        """Return ``load()``, or the result of the run for ``key`` that is already under way.
-
-        The leader's error reaches every follower. The entry goes away when the run ends,
-        whatever its outcome, so a dead leader never leaves followers waiting.
-        """
-        with self._lock:
-            flight = self._flights.get(key)
-            leads = flight is None
-            if flight is None:
-                flight = self._flights[key] = Future()
-        if not leads:
-            return flight.result()
-        try:
-            result = load()
-        except BaseException as error:
-            with self._lock:
-                del self._flights[key]
-            flight.set_exception(error)
-            raise
-        with self._lock:
-            del self._flights[key]
-        flight.set_result(result)
-        return result
+def start(coroutine: Coroutine[Any, Any, T], *, inline: bool) -> Future[T]:
+    """Start a coroutine of object storage; an ``inline`` one has ended when this returns."""
+    if not inline:
+        return _loop_thread.submit(coroutine)
+    future: Future[T] = Future()
+    try:
+        future.set_result(finish(coroutine))
+    except Exception as error:
+        future.set_exception(error)
+    return future
 
 
 class BoundedExecutor:

@@ -99,7 +99,7 @@ class Attr(NamedTuple):
 
     @property
     def space(self) -> int:
-        """Bytes that this inode counts in usage: a file's length in whole 4 KiB units, else 4096."""
+        """Bytes that this inode counts in usage: whole 4 KiB units of a file, else 4096."""
         return space_of(self.length) if self.type == NodeType.FILE else SPACE_UNIT
 
 

@@ -80,7 +80,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def list(self, prefix: str, after: str = "") -> AsyncIterator[ObjectInfo]:
-        """Iterate over objects whose name begins with ``prefix`` and sorts after ``after``, by name."""
+        """Iterate by name over objects that begin with ``prefix`` and sort behind ``after``."""
 
     @abstractmethod
     async def create(self) -> None:

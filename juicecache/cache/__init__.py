@@ -1,7 +1,13 @@
 """Cache tiers of this machine: block key to bytes. Knows no file, inode or network.
 
 tier        the contract
+policy      which blocks go when room is needed: pure orders
 memory      in this process
 directory   a folder on tmpfs or disk, shared by all processes of the node
+block_file  the form of one block in such a folder
+space       its quota and free space, kept together by all processes
+books       the file that says what they use
+group       several folders as one tier
 stack       the tiers in order, with promotion
+fork        what tiers do around ``os.fork``
 """

@@ -5,6 +5,7 @@ length; blocks are immutable, so nothing here is ever invalidated, only evicted.
 
 Laws: a miss is ``None``, never an exception; a damaged copy is dropped, counted and
 answered as a miss; a full or sick disk makes ``put`` answer False and reads go on.
+``juicecache.testing.tier_contract`` is the suite that every tier passes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,25 @@ class TierStats:
     """Counters of one tier since this process opened it.
 
     ``used_bytes`` and ``items`` describe the tier as a whole (all processes); the other
-    numbers are this process's own.
+    numbers are this process's own. Threads count without a lock, so that under contention
+    a hit or a miss may be lost.
+
+    Attributes
+    ----------
+    medium
+        ``memory`` or ``directory``.
+    where
+        ``memory``, or the path of the directory as it was given.
+    capacity_bytes, used_bytes
+        The quota, and what counts towards it: blocks with what keeping them costs.
+    items
+        Blocks.
+    stored, evicted
+        Blocks that this process put in, and pushed out to make room.
+    corrupt
+        Damaged copies that were dropped.
+    errors
+        Operations that the medium refused (full, read-only or broken disk).
     """
 
     medium: str
@@ -37,19 +56,44 @@ class TierStats:
 
 
 class Tier(Protocol):
-    """One level of cache."""
+    """One level of cache; every method may be called from any thread and after a fork.
+
+    A closed tier has nothing and keeps nothing.
+    """
+
+    @property
+    def capacity_bytes(self) -> int:
+        """The quota; it does not change."""
 
     def get(self, key: BlockKey, start: int = 0, stop: int | None = None) -> memoryview | None:
-        """Return bytes ``[start, stop)`` of a block, read-only and independent of the tier; None on a miss."""
+        """Return bytes ``[start, stop)`` of a block; None on a miss.
+
+        Parameters
+        ----------
+        start, stop
+            Offsets inside the block, ``0 <= start <= stop <= key.length``; None is its end.
+
+        Returns
+        -------
+        memoryview
+            Read-only and independent of the tier: it stays valid whatever is evicted. For a
+            whole block its ``obj`` is a `bytes` of exactly the content.
+        """
 
     def put(self, key: BlockKey, content: bytes | memoryview) -> bool:
-        """Keep a whole block of ``key.length`` bytes; False when it was not kept."""
+        """Keep a whole block of ``key.length`` bytes; True when it is here afterwards.
+
+        ``content`` is copied unless it is immutable; the caller may change it afterwards.
+        """
 
     def delete(self, key: BlockKey) -> bool:
         """Forget a block; True when it was here."""
 
     def contains(self, key: BlockKey) -> bool:
         """Return whether the block is here, without touching its age."""
+
+    def where(self, key: BlockKey) -> str | None:
+        """Return what the place is called that has the block; None when it is not here."""
 
     def stats(self) -> TierStats:
         """Return the counters."""

@@ -1,0 +1,145 @@
+"""The books of a directory tier: what all processes of the node use together, in one small file.
+
+Law: who reads or changes them holds the lock on the file. It is the system's, so a killed
+process holds nothing; and nobody waits for it longer than a bound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+_RECORD = struct.Struct("<8s16sQQd")
+_MAGIC = b"JCSPACE1"
+_LOCK_WAIT_S = 2.0
+"""Longer than an eviction from a full tier of some 400,000 blocks. Then a block is simply not
+kept: a reader must not hang because some process was stopped in the middle."""
+_POLL_S = 0.0005
+
+
+@dataclass
+class Books:
+    """What all processes together use.
+
+    Attributes
+    ----------
+    used_bytes
+        Pages of the files that are here or being written.
+    items
+        Those files.
+    counted_at_s
+        When they were last counted, by the clock of the machine; 0 means that they must be.
+    """
+
+    used_bytes: int = 0
+    items: int = 0
+    counted_at_s: float = 0.0
+
+
+class BooksFile:
+    """The file, and this process's lock on it.
+
+    Parameters
+    ----------
+    path
+        Made, with the folder that it is in, when first needed.
+    """
+
+    def __init__(self, path: bytes) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._fd = -1
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Books]:
+        """Hold the books; what the block made of them is written at its end, even on an error."""
+        deadline = time.monotonic() + _LOCK_WAIT_S
+        if not self._lock.acquire(timeout=_LOCK_WAIT_S):
+            raise TimeoutError
+        try:
+            self._take(deadline)
+            try:
+                books = self._load()
+                before = replace(books)
+                try:
+                    yield books
+                finally:
+                    if books != before:
+                        self.store(books)
+            finally:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        finally:
+            self._lock.release()
+
+    def _take(self, deadline: float) -> None:
+        """Lock the file of the books; opened anew if somebody cleared the whole folder."""
+        while True:
+            if self._fd < 0:
+                root = os.path.dirname(self._path)
+                os.makedirs(os.path.dirname(root), 0o700, exist_ok=True)
+                make_folder(root)
+                self._fd = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError from None
+                time.sleep(_POLL_S)
+                continue
+            if os.fstat(self._fd).st_nlink:
+                return
+            self._forget()
+
+    def _forget(self) -> None:
+        """Close the file of the books; the next use opens it."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close what is open, when nobody uses it."""
+        with self._lock:
+            self._forget()
+
+    def after_fork_in_child(self) -> None:
+        """Leave the parent's locks to it."""
+        self._lock = threading.Lock()
+        self._forget()
+
+    def _load(self) -> Books:
+        raw = os.pread(self._fd, _RECORD.size, 0)
+        if len(raw) == _RECORD.size:
+            magic, boot, used_bytes, items, counted_at_s = _RECORD.unpack(raw)
+            # After a power cut the disk may have an older state of them than of the blocks.
+            if magic == _MAGIC and boot == _boot_id():
+                return Books(used_bytes, items, counted_at_s)
+        return Books()
+
+    def store(self, books: Books) -> None:
+        """Write the books, which the caller holds."""
+        record = _RECORD.pack(_MAGIC, _boot_id(), books.used_bytes, books.items, books.counted_at_s)
+        os.pwrite(self._fd, record, 0)
+
+
+@cache
+def _boot_id() -> bytes:
+    """Return 16 bytes that change when the machine starts anew; zeros where it does not tell."""
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+        return bytes.fromhex(text.strip().replace("-", ""))
+    except (OSError, ValueError):
+        return bytes(16)
+
+
+def make_folder(path: bytes) -> None:
+    """Make a folder for this user alone, unless it is there."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)

@@ -1,0 +1,56 @@
+"""Content of removed files: references dropped, objects deleted, rows forgotten.
+
+Law: objects go before their reference row. A crash in between leaves a row with no
+references, which the next collection finishes.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from juicecache.errors import JuicecacheError
+from juicecache.meta import dropping
+from juicecache.volume.parts import Parts
+
+log = logging.getLogger("juicecache")
+
+_CHUNKS_PER_TRANSACTION = 64
+"""Chunk rows dropped at once: 4 GiB of file, a transaction of some milliseconds."""
+
+
+def delete_slices(parts: Parts, slices: list[tuple[int, int]]) -> int:
+    """Delete the objects of dead slices (id, size), then their rows; return how many objects."""
+    if not slices:
+        return 0
+    keys = [key for slice_id, size in slices for key in parts.layout.block_keys(slice_id, size)]
+    parts.blocks.delete(keys)
+    parts.engine.write(lambda tx: dropping.forget_slices(tx, slices))
+    return len(keys)
+
+
+def clean_file(parts: Parts, inode: int) -> None:
+    """Drop the content of a removed file. Safe to repeat and to interrupt at any point."""
+    finished = False
+    while not finished:
+        dead, finished = parts.engine.write(
+            lambda tx: dropping.drop_chunks(tx, inode, limit=_CHUNKS_PER_TRANSACTION)
+        )
+        delete_slices(parts, dead)
+    parts.engine.write(lambda tx: dropping.finish_file(tx, inode))
+
+
+def clean_later(parts: Parts, inode: int) -> None:
+    """Drop the content of a removed file in the background.
+
+    A failure is logged and left to ``gc``: the file's row among the deleted ones stays.
+    """
+
+    def run() -> None:
+        try:
+            clean_file(parts, inode)
+        except JuicecacheError as error:
+            log.warning("content of removed inode %d is left to gc: %s", inode, error)
+
+    future = parts.cleaners.submit(run)
+    parts.cleaning.add(future)
+    future.add_done_callback(parts.cleaning.discard)

@@ -1,0 +1,188 @@
+"""Making a volume: the record, the first rows, the object that carries its identity.
+
+Law: the record is written last. Where a step before it fails there is no volume, and the
+same call may be made again.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+import uuid
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from juicecache.config import VolumeOptions, remember_volume
+from juicecache.errors import ConfigError, ObjectNotFoundError
+from juicecache.meta import tree
+from juicecache.meta.engine import Engine
+from juicecache.model.setting import Setting
+from juicecache.objects.build import open_store
+from juicecache.objects.store import ObjectStore
+from juicecache.runtime import start
+from juicecache.volume.parts import open_engine, store_config
+
+
+def format_volume(
+    meta: str | Engine,
+    name: str,
+    *,
+    storage: str = "file",
+    bucket: str = "",
+    access_key: str = "",
+    secret_key: str = "",
+    session_token: str = "",
+    block_size_kib: int = 4096,
+    compress: str = "none",
+    hash_prefix: bool = False,
+    shards: int = 0,
+    capacity_bytes: int = 0,
+    inodes: int = 0,
+    trash_days: int = 1,
+    encrypt_rsa_key: str = "",
+    encrypt_algo: str = "aes256gcm-rsa",
+    storage_class: str = "",
+    remember: bool = True,
+) -> Setting:
+    """Make a new volume that this library and the official client can open.
+
+    Parameters
+    ----------
+    meta
+        Metadata URL of an empty database, or an engine object.
+    name
+        3 to 63 lower-case letters, digits and ``-``; every object's name begins with it.
+    storage, bucket
+        Kind and address of object storage. ``file`` is a directory, by default
+        ``~/.juicefs/local`` (``/var/jfs`` for root). A missing bucket is created.
+    access_key, secret_key, session_token
+        Kept in the record, as the official client does it: whoever may read the metadata
+        may read the data. Leave them empty to use the machine's own credentials.
+    block_size_kib
+        Power of two, 64 to 16384; cannot be changed later, like the next three.
+    compress
+        ``none``, ``lz4`` or ``zstd``.
+    capacity_bytes, inodes
+        Limits of the volume; 0 is unlimited.
+    trash_days
+        How long removed files are kept; 0 removes at once.
+    encrypt_rsa_key
+        PEM text of an RSA private key: objects are encrypted. Its passphrase, if it has
+        one, is read from ``JFS_RSA_PASSPHRASE`` here and whenever the volume is opened.
+    remember
+        Add the name to the user's volume list, so that ``juicecache://name`` finds it.
+
+    Raises
+    ------
+    ConfigError
+        An argument that cannot work, a database that already holds a volume, or a bucket
+        with objects of another volume of this name.
+    ObjectError
+        Object storage cannot be reached or refuses the credentials.
+    """
+    setting = Setting.create(
+        name,
+        str(uuid.uuid4()),
+        storage=storage,
+        bucket=bucket or _default_bucket(storage),
+        access_key=access_key,
+        secret_key=secret_key,
+        session_token=session_token,
+        block_kib=block_size_kib,
+        compression=compress,
+        shards=shards,
+        hash_prefix=hash_prefix,
+        capacity_bytes=capacity_bytes,
+        inodes_max=inodes,
+        encrypt_key=encrypt_rsa_key,
+        encrypt_algo=encrypt_algo,
+        trash_days=trash_days,
+        storage_class=storage_class,
+    )
+    engine = open_engine(meta, read_only=False)
+    with nullcontext() if engine is meta else closing(engine):
+        engine.prepare()
+        if engine.setting() is not None:
+            there = Setting.parse(engine.setting() or "")
+            raise ConfigError(f"{engine.describe()} already holds the volume {there.name!r}")
+        _claim_storage(setting)
+        engine.write(lambda tx: tree.plant_root(tx, time.time_ns(), trash=trash_days > 0))
+        engine.put_setting(setting.to_text(_nonce))
+    if remember and isinstance(meta, str):
+        remember_volume(name, meta)
+    return setting
+
+
+def change_volume(meta: str | Engine, **fields: object) -> Setting:
+    """Change fields of a volume's record that may change: limits, trash, address, keys.
+
+    Running clients see the change within one heartbeat.
+
+    Parameters
+    ----------
+    fields
+        Of `Setting`: ``bucket``, ``access_key``, ``secret_key``, ``session_token``,
+        ``capacity_bytes``, ``inodes_max``, ``trash_days``, ``storage_class``.
+    """
+    fixed = sorted(fields.keys() - _CHANGEABLE)
+    if fixed:
+        raise ConfigError(f"{', '.join(fixed)} cannot be changed once a volume is made")
+    engine = open_engine(meta, read_only=False)
+    with nullcontext() if engine is meta else closing(engine):
+        text = engine.setting()
+        if not text:
+            raise ConfigError(f"{engine.describe()} holds no volume")
+        setting = replace(Setting.parse(text), **fields)  # type: ignore[arg-type]  # checked by name
+        engine.put_setting(setting.to_text(_nonce))
+    return setting
+
+
+_CHANGEABLE = frozenset(
+    {
+        *("bucket", "access_key", "secret_key", "session_token", "storage_class"),
+        *("capacity_bytes", "inodes_max", "trash_days"),
+    }
+)
+
+
+def _nonce() -> bytes:
+    return secrets.token_bytes(12)
+
+
+def _default_bucket(storage: str) -> str:
+    if storage.lower() != "file":
+        return ""
+    return "/var/jfs" if os.getuid() == 0 else str(Path("~/.juicefs/local").expanduser())
+
+
+def _claim_storage(setting: Setting) -> None:
+    """Check that object storage works and holds no volume of this name; leave our identity."""
+    options = VolumeOptions.from_options({})
+    store = open_store(store_config(setting, options))
+    try:
+        start(store.create(), inline=store.inline).result()
+        start(_claim(store, setting), inline=store.inline).result()
+    finally:
+        start(store.aclose(), inline=store.inline).result()
+
+
+async def _claim(store: ObjectStore, setting: Setting) -> None:
+    name = setting.layout.uuid_name
+    try:
+        other = await store.get(name)
+    except ObjectNotFoundError:
+        other = b""
+    if other:
+        raise ConfigError(
+            f"{store.describe()} already holds a volume named {setting.name!r}; "
+            "choose another name or bucket, or remove its objects first"
+        )
+    body = setting.uuid.encode()
+    await store.put(name, body)
+    found = await store.get(name)
+    if found != body:
+        raise ConfigError(
+            f"{store.describe()} answered {len(found)} bytes that differ from what was stored"
+        )

@@ -1,0 +1,122 @@
+"""What a volume knows about itself: counters, and where the blocks of a file are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from juicecache.cache.tier import TierStats
+from juicecache.errors import IsDirectoryError
+from juicecache.model.layout import CHUNK_BYTES, BlockKey
+from juicecache.volume.blocks import BlockStats
+from juicecache.volume.parts import Parts
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeStats:
+    """Counters of this process since it opened the volume; ``tiers`` are in reading order."""
+
+    volume: str
+    storage: str
+    metadata: str
+    tiers: tuple[TierStats, ...]
+    blocks: BlockStats
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockInfo:
+    """One block that a file needs: its object, raw size, the used part, and the tier it is in."""
+
+    object_name: str
+    length: int
+    used_bytes: int
+    tier: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileLayout:
+    """Where the content of a file is, and what reading all of it would cost now.
+
+    ``requests`` and ``request_bytes`` count what object storage would have to deliver
+    (raw bytes, before compression); ``cached_bytes`` is the used part that some tier has.
+    """
+
+    path: str
+    inode: int
+    length: int
+    chunks: int
+    slices: int
+    blocks: tuple[BlockInfo, ...]
+    cached_bytes: int
+    hole_bytes: int
+    requests: int
+    request_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return asdict(self)
+
+
+def volume_stats(parts: Parts) -> VolumeStats:
+    """Return the counters of a volume."""
+    return VolumeStats(
+        parts.meta.gate.setting.name,
+        parts.store.describe(),
+        parts.engine.describe(),
+        parts.tiers.stats(),
+        parts.blocks.stats(),
+    )
+
+
+def file_blocks(parts: Parts, path: str) -> tuple[int, int, dict[BlockKey, int]]:
+    """Return (chunks, slices, {block: used bytes}) of a file, its visible content only."""
+    attr = parts.meta.resolve(path)
+    if attr.is_directory:
+        raise IsDirectoryError(path)
+    count = -(-attr.length // CHUNK_BYTES)
+    lists = parts.meta.extents(attr, range(count))
+    used: dict[BlockKey, int] = {}
+    slices = set()
+    block_bytes = parts.layout.block_bytes
+    for index, extents in enumerate(lists):
+        rest = attr.length - index * CHUNK_BYTES
+        for extent in extents:
+            length = min(extent.length, rest - extent.pos)
+            if length <= 0:
+                continue
+            slices.add(extent.slice_id)
+            for number in range(
+                extent.off // block_bytes, (extent.off + length - 1) // block_bytes + 1
+            ):
+                key = parts.layout.block_key(extent.slice_id, number, extent.size)
+                start = max(extent.off, number * block_bytes)
+                stop = min(extent.off + length, (number + 1) * block_bytes)
+                used[key] = used.get(key, 0) + stop - start
+    return count, len(slices), used
+
+
+def explain_file(parts: Parts, path: str) -> FileLayout:
+    """Return which blocks a file needs, in which tier each is, and what a full read would cost."""
+    attr = parts.meta.resolve(path)
+    chunks, slices, used = file_blocks(parts, path)
+    blocks = tuple(
+        BlockInfo(parts.layout.object_name(key.name), key.length, size, parts.tiers.where(key))
+        for key, size in used.items()
+    )
+    absent = [block for block in blocks if block.tier is None]
+    return FileLayout(
+        path,
+        attr.inode,
+        attr.length,
+        chunks,
+        slices,
+        blocks,
+        sum(block.used_bytes for block in blocks if block.tier is not None),
+        attr.length - sum(block.used_bytes for block in blocks),
+        len(absent),
+        sum(block.length for block in absent),
+    )

@@ -1,0 +1,151 @@
+"""Builds the parts of one volume for one process, in one place and visible order.
+
+Law: whatever a fork breaks (database handles, loops, locks, sessions) is reachable only
+from a `Parts`, and a `Parts` belongs to the process that built it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from juicecache.cache.stack import TierStack
+from juicecache.config import VolumeOptions, parse_meta, rsa_passphrase
+from juicecache.errors import ConfigError, JuicecacheError, VolumeFormatError
+from juicecache.meta.engine import Engine
+from juicecache.meta.service import Meta
+from juicecache.model.layout import Layout
+from juicecache.model.setting import Setting
+from juicecache.objects.build import StoreConfig, open_store
+from juicecache.objects.store import ObjectStore
+from juicecache.runtime import BoundedExecutor, start
+from juicecache.volume.blocks import Blocks
+from juicecache.volume.tiers import build_tiers
+
+_CLEANERS = 2
+"""Threads that drop the content of removed files: enough to overlap database and store."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """Everything a volume is made of, in this process."""
+
+    options: VolumeOptions
+    engine: Engine
+    meta: Meta
+    layout: Layout
+    store: ObjectStore
+    tiers: TierStack
+    blocks: Blocks
+    upload_slots: threading.BoundedSemaphore
+    cleaners: BoundedExecutor
+    pid: int = field(default_factory=os.getpid)
+    cleaning: set[Future[None]] = field(default_factory=set)
+
+    def close(self, *, engine: bool) -> None:
+        """Finish background work and release everything, with ``engine`` the database too."""
+        for future in tuple(self.cleaning):
+            future.exception()
+        self.cleaners.close()
+        self.tiers.close()
+        start(self.store.aclose(), inline=self.store.inline).result()
+        if engine:
+            self.engine.close()
+
+
+def open_engine(meta: str | Engine, *, read_only: bool) -> Engine:
+    """Return the engine of a metadata address; an engine object is used as it is."""
+    if isinstance(meta, Engine):
+        return meta
+    address = parse_meta(meta)
+    if address.scheme == "sqlite3":
+        from juicecache.meta.engines.sqlite import SqliteEngine
+
+        return SqliteEngine(
+            address.location, read_only=read_only, table_prefix=address.table_prefix
+        )
+    raise ConfigError(f"{address}: this metadata engine is not served")
+
+
+def read_setting(engine: Engine) -> Setting:
+    """Return the parsed record of the volume behind ``engine``.
+
+    Raises
+    ------
+    VolumeFormatError
+        Not formatted, damaged, or newer than this client.
+    """
+    text = engine.setting()
+    if not text:
+        raise VolumeFormatError(
+            f"{engine.describe()}: not formatted; run 'juicecache format' first"
+        )
+    setting = Setting.parse(text)
+    setting.check_open()
+    return setting
+
+
+def store_config(setting: Setting, options: VolumeOptions) -> StoreConfig:
+    """Return how to reach object storage: the record, with what the options override."""
+    return StoreConfig(
+        storage=options.storage or setting.storage,
+        bucket=options.bucket or setting.bucket,
+        access_key=options.access_key or setting.access_key,
+        secret_key=options.secret_key or setting.secret_key,
+        session_token=options.session_token or setting.session_token,
+        shards=setting.shards,
+        compression=setting.compression,
+        encrypt_key_pem=setting.encrypt_key,
+        encrypt_algo=setting.encrypt_algo,
+        passphrase=rsa_passphrase() if setting.encrypt_key else "",
+        upload_limit_mbps=options.upload_limit_mbps or setting.upload_limit_mbps,
+        download_limit_mbps=options.download_limit_mbps or setting.download_limit_mbps,
+        io_retries=options.io_retries,
+        get_timeout_s=options.get_timeout_s,
+        put_timeout_s=options.put_timeout_s,
+        max_downloads=options.max_downloads,
+        max_uploads=options.max_uploads,
+        storage_class=setting.storage_class,
+    )
+
+
+def build_parts(meta: str | Engine, options: VolumeOptions) -> Parts:
+    """Open every part of a volume. Starts no thread and makes no request to object storage."""
+    engine = open_engine(meta, read_only=options.read_only)
+    try:
+        setting = read_setting(engine)
+        setting.check_secrets(
+            given=[name for name in ("secret_key", "session_token") if getattr(options, name)]
+        )
+        store = open_store(store_config(setting, options))
+    except JuicecacheError:
+        if engine is not meta:
+            engine.close()
+        raise
+    layout = setting.layout
+    tiers = build_tiers(options)
+    umask = os.umask(0)
+    os.umask(umask)
+    service = Meta(
+        engine,
+        setting,
+        read_only=options.read_only,
+        subdir=options.subdir,
+        heartbeat_s=options.heartbeat_s,
+        owner=(os.getuid(), os.getgid(), umask),
+    )
+    # Blocks on their way up are held in memory: buffer_size bounds them, as it bounds readahead.
+    slots = max(1, min(options.max_uploads, options.buffer_size_bytes // layout.block_bytes))
+    return Parts(
+        options,
+        engine,
+        service,
+        layout,
+        store,
+        tiers,
+        Blocks(layout, store, tiers),
+        threading.BoundedSemaphore(slots),
+        BoundedExecutor(_CLEANERS, "juicecache-clean"),
+    )

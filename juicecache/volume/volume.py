@@ -1,0 +1,480 @@
+"""`Volume`: one file system, as every face uses it. Builds nothing itself; see ``parts``.
+
+Laws: a path is ``/a/b`` with ``/`` as separator (``str``; undecodable names use
+surrogateescape); all methods may be called from any thread; after a fork the child
+builds its own parts on first use and leaves the parent's alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from juicecache.config import VolumeOptions, find_volume, mask_url
+from juicecache.errors import (
+    ClosedError,
+    EntryExistsError,
+    EntryNotFoundError,
+    IsDirectoryError,
+    JuicecacheError,
+    NotDirectoryError,
+)
+from juicecache.meta.engine import Engine
+from juicecache.meta.paths import join_path, split_path
+from juicecache.meta.remove import Removed
+from juicecache.meta.rename import RenameMode
+from juicecache.meta.tree import AttrChange
+from juicecache.meta.usage import Summary
+from juicecache.meta.xattr import XattrMode
+from juicecache.model.attr import Attr, NodeType
+from juicecache.model.setting import Setting
+from juicecache.objects.store import Buffer
+from juicecache.volume import cleaning, insight, reader, warm, writer
+from juicecache.volume.parts import Parts, build_parts
+from juicecache.volume.read_handle import FileReader
+from juicecache.volume.write_handle import FileUpdater, FileWriter
+
+
+class Entry(NamedTuple):
+    """One name in a directory and the attributes behind it (a symlink's own)."""
+
+    name: str
+    attr: Attr
+
+
+class Usage(NamedTuple):
+    """Totals of the volume against its limits; a limit of 0 is unlimited."""
+
+    used_bytes: int
+    used_inodes: int
+    capacity_bytes: int
+    inodes_max: int
+
+
+def open_volume(meta: str | Engine, **options: Any) -> Volume:
+    """Open an existing volume.
+
+    Parameters
+    ----------
+    meta
+        A metadata URL such as ``sqlite3:///path/meta.db``, or the name of a volume that the
+        environment or the volume list has the URL of.
+    **options
+        The options of ``docs/options.md``, named like the official client's with ``_``.
+
+    Raises
+    ------
+    ConfigError
+        An option or the address is unknown or malformed.
+    VolumeFormatError
+        There is no volume, or it needs a newer client.
+    """
+    parsed = VolumeOptions.from_options(options)
+    if isinstance(meta, str) and "://" not in meta:
+        meta = find_volume(meta)
+    return Volume(meta, parsed)
+
+
+class Volume:
+    """A mounted-in-process file system; made by `open_volume`.
+
+    Pickles as its address and options; the other process opens it for itself.
+
+    Parameters
+    ----------
+    meta
+        A metadata URL, or an engine object (which the caller closes).
+    """
+
+    def __init__(self, meta: str | Engine, options: VolumeOptions) -> None:
+        self._meta = meta
+        self.options = options
+        self._parts: Parts | None = None
+        self._building: dict[int, threading.Lock] = {}
+        self._closed = False
+        self.parts()
+
+    def parts(self) -> Parts:
+        """Return the parts of the volume in this process, built on first use.
+
+        Raises
+        ------
+        ClosedError
+            After `close`.
+        """
+        parts = self._parts
+        if parts is not None and parts.pid == os.getpid():
+            return parts
+        # A lock a process: the parent's may have been held while it forked.
+        with self._building.setdefault(os.getpid(), threading.Lock()):
+            if self._closed:
+                raise ClosedError(f"{self!r} is closed")
+            if self._parts is None or self._parts.pid != os.getpid():
+                self._parts = build_parts(self._meta, self.options)
+            return self._parts
+
+    # ------------------------------------------------------------------ the volume
+
+    @property
+    def setting(self) -> Setting:
+        """The volume's record, at most one heartbeat old while the volume is in use."""
+        return self.parts().meta.gate.setting
+
+    @property
+    def read_only(self) -> bool:
+        """Whether changes are refused, by option or by the database."""
+        return self.parts().meta.gate.read_only
+
+    def usage(self) -> Usage:
+        """Return what is used and what is allowed."""
+        space, inodes = self.parts().meta.totals()
+        return Usage(space, inodes, self.setting.capacity_bytes, self.setting.inodes_max)
+
+    def stats(self) -> insight.VolumeStats:
+        """Return the counters of this process."""
+        return insight.volume_stats(self.parts())
+
+    def explain(self, path: str) -> insight.FileLayout:
+        """Return which blocks a file needs, where each is, and what reading it would cost."""
+        return insight.explain_file(self.parts(), path)
+
+    def warmup(
+        self,
+        paths: Sequence[str],
+        *,
+        check: bool = False,
+        evict: bool = False,
+        progress: Callable[[warm.WarmReport], None] | None = None,
+    ) -> warm.WarmReport:
+        """Load every block of the files at and below ``paths`` into the tiers.
+
+        Safe to interrupt and to repeat.
+
+        Parameters
+        ----------
+        check
+            Only count what is cached.
+        evict
+            Drop the blocks from the tiers instead.
+        progress
+            Called after each file with the report so far.
+        """
+        return warm.warm_paths(self.parts(), paths, check=check, evict=evict, progress=progress)
+
+    def close(self) -> None:
+        """Finish background work, end the session, release everything. Safe to call twice."""
+        parts, self._parts = self._parts, None
+        self._closed = True
+        if parts is None or parts.pid != os.getpid():
+            return
+        try:
+            for inode in parts.meta.presence.end():
+                cleaning.clean_later(parts, inode)
+        finally:
+            parts.close(engine=parts.engine is not self._meta)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Carry the address and the options to another process."""
+        if not isinstance(self._meta, str):
+            raise TypeError(f"{self!r} cannot be pickled: its metadata lives in this process")
+        return Volume, (self._meta, self.options)
+
+    def __repr__(self) -> str:
+        address = mask_url(self._meta) if isinstance(self._meta, str) else self._meta.describe()
+        return f"<juicecache.Volume {address}>"
+
+    # ------------------------------------------------------------------ the tree
+
+    def stat(self, path: str, *, follow: bool = True) -> Attr:
+        """Return the attributes of a path; with ``follow=False`` a symlink's own."""
+        return self.parts().meta.resolve(path, follow=follow, max_age_s=self.options.attr_cache_s)
+
+    def exists(self, path: str) -> bool:
+        """Return whether the path leads to something."""
+        try:
+            self.stat(path)
+        except (EntryNotFoundError, NotDirectoryError):
+            return False
+        return True
+
+    def list_directory(self, path: str) -> list[Entry]:
+        """Return the entries of a directory in name order, with their attributes."""
+        children = self.parts().meta.children(path)
+        return [Entry(os.fsdecode(name), attr) for name, attr in children]
+
+    def walk(self, path: str = "/") -> Iterator[tuple[str, list[Entry]]]:
+        """Iterate over the directories at and below ``path``, top down, each with its entries."""
+        for directory, entries in self.parts().meta.walk(path):
+            yield directory, [Entry(*entry) for entry in entries]
+
+    def summary(self, path: str) -> Summary:
+        """Return the number and sizes of what is at and below ``path``."""
+        return self.parts().meta.summary(path)
+
+    def make_directory(
+        self, path: str, mode: int = 0o777, *, parents: bool = False, exist_ok: bool = False
+    ) -> None:
+        """Create a directory, with ``parents`` also the missing ones above it."""
+        meta = self.parts().meta
+        if exist_ok and not split_path(path):
+            return
+        if parents:
+            meta.gate.check_writable(path)
+            meta.make_parents(path)
+        try:
+            meta.make_node(path, NodeType.DIRECTORY, mode)
+        except EntryExistsError:
+            if not exist_ok or not meta.resolve(path).is_directory:
+                raise
+
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory."""
+        self._after_removal(self.parts().meta.remove(path, directory=True))
+
+    def unlink(self, path: str) -> None:
+        """Remove a name of a file; the last one moves it to the trash, or removes it."""
+        self._after_removal(self.parts().meta.remove(path))
+
+    def remove_tree(
+        self,
+        path: str,
+        *,
+        skip_trash: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Remove a file, or a directory with everything below it; return the number of entries.
+
+        Not atomic: an interrupted removal leaves the rest, and may be repeated.
+        """
+        meta = self.parts().meta
+        if not meta.resolve(path, follow=False).is_directory:
+            self._after_removal(meta.remove(path, skip_trash=skip_trash))
+            return 1
+        count = 0
+        while True:
+            removed = meta.remove_below(path, skip_trash=skip_trash)
+            for one in removed:
+                self._after_removal(one)
+            count += len(removed)
+            if progress is not None:
+                progress(count)
+            if not removed:
+                break
+        if split_path(path):
+            meta.remove(path, directory=True, skip_trash=skip_trash)
+            count += 1
+        return count
+
+    def rename(self, source: str, target: str, *, replace: bool = True) -> None:
+        """Move an entry, atomically; a file or empty directory at ``target`` is replaced.
+
+        Raises
+        ------
+        EntryExistsError
+            The target exists and ``replace`` is False.
+        """
+        mode = RenameMode.REPLACE if replace else RenameMode.NOREPLACE
+        removed = self.parts().meta.rename(source, target, mode)
+        if removed is not None:
+            self._after_removal(removed)
+
+    def exchange(self, one: str, other: str) -> None:
+        """Exchange two entries, atomically."""
+        self.parts().meta.rename(one, other, RenameMode.EXCHANGE)
+
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name."""
+        self.parts().meta.link(source, target)
+
+    def symlink(self, target: str, path: str) -> None:
+        """Create a symbolic link at ``path`` that leads to ``target``."""
+        self.parts().meta.make_node(path, NodeType.SYMLINK, 0o777, target=os.fsencode(target))
+
+    def readlink(self, path: str) -> str:
+        """Return where a symbolic link leads."""
+        return os.fsdecode(self.parts().meta.readlink(path))
+
+    def set_attr(self, path: str, *, follow: bool = True, **changes: int) -> Attr:
+        """Change ``mode``, ``uid``, ``gid``, ``atime_ns``, ``mtime_ns`` or ``flags``."""
+        return self.parts().meta.set_attr(path, AttrChange(**changes), follow=follow)
+
+    def get_xattr(self, path: str, name: str) -> bytes:
+        """Return an extended attribute; NoAttributeError when absent."""
+        return self.parts().meta.get_xattr(path, name)
+
+    def list_xattr(self, path: str) -> list[str]:
+        """Return the names of the extended attributes."""
+        return self.parts().meta.list_xattr(path)
+
+    def set_xattr(self, path: str, name: str, value: bytes, *, mode: str = "any") -> None:
+        """Set an extended attribute; ``mode`` ``create`` wants a new, ``replace`` an old one."""
+        self.parts().meta.set_xattr(path, name, value, XattrMode(mode))
+
+    def remove_xattr(self, path: str, name: str) -> None:
+        """Remove an extended attribute; NoAttributeError when absent."""
+        self.parts().meta.remove_xattr(path, name)
+
+    # ------------------------------------------------------------------ contents
+
+    def peek(self, path: str, start: int | None = None, stop: int | None = None) -> bytes | None:
+        """Return a range of a file if memory and tiers have all of it, else None; never waits."""
+        return reader.peek_file(self.parts(), path, start, stop)
+
+    def read_file(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
+        """Return bytes ``[start, stop)`` of a file, negative offsets counted from its end.
+
+        Raises
+        ------
+        EntryNotFoundError, IsDirectoryError
+        ObjectNotFoundError, CorruptBlockError, ObjectError
+            Object storage lacks, damaged or does not deliver a block; names the path.
+        """
+        return reader.read_file(self.parts(), path, start, stop)
+
+    def read_files(
+        self, requests: Sequence[tuple[str, int | None, int | None]]
+    ) -> list[bytes | Exception]:
+        """Return the outcome of each ``(path, start, stop)``, in order, loaded at the same time."""
+        return reader.read_many_files(self.parts(), requests)
+
+    def write_file(self, path: str, content: Buffer, *, exclusive: bool = False) -> None:
+        """Make a file with exactly this content; others see the old content or the new.
+
+        Missing directories are made. ``content`` must not change until this returns.
+
+        Raises
+        ------
+        EntryExistsError
+            ``exclusive`` and the name is taken.
+        """
+        if exclusive and self.exists(path):
+            raise EntryExistsError(path)
+        writer.write_file(self.parts(), path, content, exclusive=exclusive)
+
+    def write_files(self, contents: Sequence[tuple[str, Buffer]]) -> list[Exception | None]:
+        """Write whole files, stored at the same time; return what went wrong with each."""
+        return writer.write_many_files(self.parts(), contents)
+
+    def copy_file(self, source: str, target: str) -> None:
+        """Copy a file inside the volume by its records; no byte is moved."""
+        meta = self.parts().meta
+        try:
+            meta.copy(source, target)
+        except EntryNotFoundError:
+            meta.resolve(source)
+            meta.make_parents(target)
+            meta.copy(source, target)
+
+    def truncate(self, path: str, length: int) -> None:
+        """Cut a file, or extend it with zeros."""
+        self.parts().meta.truncate(path, length)
+
+    def open(
+        self, path: str, mode: str = "rb", *, autocommit: bool = True
+    ) -> FileReader | FileWriter:
+        """Open a file as a binary io object.
+
+        Parameters
+        ----------
+        mode
+            ``rb``, ``wb``, ``xb``, ``ab`` or ``r+b``. A new file, or one that ``wb``
+            replaces, is seen by others from its first ``flush`` or ``close`` on.
+        autocommit
+            False leaves a ``wb`` or ``xb`` file to its ``commit`` or ``discard``.
+
+        Raises
+        ------
+        EntryNotFoundError, EntryExistsError, IsDirectoryError, ReadOnlyVolumeError
+        """
+        kind = mode.replace("b", "")
+        if kind == "r":
+            return self._open_reader(path)
+        if kind not in ("w", "x", "a", "r+"):
+            raise ValueError(f"{path}: mode {mode!r} is none of rb, wb, xb, ab, r+b")
+        return self._open_writer(path, kind, mode, autocommit=autocommit)
+
+    def _open_reader(self, path: str) -> FileReader:
+        parts = self.parts()
+        attr = reader.file_attr(parts, path)
+        parts.meta.presence.open(attr.inode)
+        return FileReader(self.parts, path, attr, self._end_hold)
+
+    def _open_writer(self, path: str, kind: str, mode: str, *, autocommit: bool) -> FileWriter:
+        parts = self.parts()
+        parts.meta.gate.check_writable(path)
+        attr = self._find_file(path)
+        hold = parts.meta.presence.open
+        if kind == "x" and attr is not None:
+            raise EntryExistsError(path)
+        if attr is None or kind == "w":
+            if kind == "r+":
+                raise EntryNotFoundError(path)
+            return FileWriter(
+                self.parts,
+                join_path(split_path(path)),
+                exclusive=kind == "x",
+                autocommit=autocommit,
+                mode=mode,
+                on_open=hold,
+                on_close=self._end_hold,
+            )
+        hold(attr.inode)
+        if kind == "r+":
+            return FileUpdater(self.parts, path, attr, on_open=hold, on_close=self._end_hold)
+        return FileWriter(
+            self.parts,
+            path,
+            inode=attr.inode,
+            offset=attr.length,
+            mode=mode,
+            on_open=hold,
+            on_close=self._end_hold,
+        )
+
+    def _find_file(self, path: str) -> Attr | None:
+        try:
+            attr = self.parts().meta.resolve(path)
+        except EntryNotFoundError:
+            return None
+        if attr.is_directory:
+            raise IsDirectoryError(path)
+        return attr
+
+    def _end_hold(self, inode: int) -> None:
+        parts = self._parts
+        if parts is None or parts.pid != os.getpid():
+            return  # closed before its files, or inherited by a fork
+        if parts.meta.presence.close(inode):
+            self._release(parts, inode)
+
+    def _after_removal(self, removed: Removed) -> None:
+        parts = self.parts()
+        if removed.doomed:
+            cleaning.clean_later(parts, removed.inode)
+        elif (
+            removed.attr.is_file
+            and removed.attr.nlink == 0
+            and not parts.meta.presence.sustain(removed.inode)
+        ):
+            self._release(parts, removed.inode)
+
+    def _release(self, parts: Parts, inode: int) -> None:
+        try:
+            if parts.meta.presence.release(inode):
+                cleaning.clean_later(parts, inode)
+        except JuicecacheError as error:
+            cleaning.log.warning("removed inode %d is left to the next gc: %s", inode, error)

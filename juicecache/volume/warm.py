@@ -1,0 +1,122 @@
+"""Bringing blocks into the tiers ahead of time, checking and evicting them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from juicecache.errors import JuicecacheError
+from juicecache.model.layout import BlockKey
+from juicecache.volume.blocks import Flight
+from juicecache.volume.insight import file_blocks
+from juicecache.volume.parts import Parts
+
+
+@dataclass(frozen=True, slots=True)
+class WarmReport:
+    """What a warm-up saw and did so far; ``cached_*`` were in a tier before."""
+
+    files: int = 0
+    blocks: int = 0
+    bytes: int = 0
+    cached_blocks: int = 0
+    cached_bytes: int = 0
+    loaded_blocks: int = 0
+    loaded_bytes: int = 0
+    evicted_blocks: int = 0
+    errors: tuple[str, ...] = ()
+
+
+_ERRORS_MAX = 100
+"""Errors kept in a report: enough to see the pattern, bounded for a million files."""
+
+
+def warm_paths(
+    parts: Parts,
+    paths: Sequence[str],
+    *,
+    check: bool = False,
+    evict: bool = False,
+    progress: Callable[[WarmReport], None] | None = None,
+) -> WarmReport:
+    """Load every block of the files below ``paths`` into the tiers; see `Volume.warmup`."""
+    report = WarmReport()
+    window: deque[Flight] = deque()
+    for path in paths:
+        for file in _files_below(parts, path):
+            report = replace(report, files=report.files + 1)
+            try:
+                keys = file_blocks(parts, file)[2]
+            except JuicecacheError as error:
+                report = _failed(report, f"{file}: {error}")
+                continue
+            for key in keys:
+                report = _visit(parts, key, window, report, check=check, evict=evict)
+            if progress is not None:
+                progress(report)
+    while window:
+        report = _take(parts, window.popleft(), report)
+    if progress is not None:
+        progress(report)
+    return report
+
+
+def _visit(
+    parts: Parts,
+    key: BlockKey,
+    window: deque[Flight],
+    report: WarmReport,
+    *,
+    check: bool,
+    evict: bool,
+) -> WarmReport:
+    report = replace(report, blocks=report.blocks + 1, bytes=report.bytes + key.length)
+    if evict:
+        gone = parts.tiers.delete(key)
+        return replace(report, evicted_blocks=report.evicted_blocks + gone)
+    if parts.tiers.where(key) is not None:
+        return replace(
+            report,
+            cached_blocks=report.cached_blocks + 1,
+            cached_bytes=report.cached_bytes + key.length,
+        )
+    if check:
+        return report
+    # Blocks wait in memory until they are kept: the read buffer of the volume bounds them.
+    while window and (
+        len(window) >= parts.options.max_downloads
+        or parts.blocks.loading_bytes >= parts.options.buffer_size_bytes
+    ):
+        report = _take(parts, window.popleft(), report)
+    window.extend(parts.blocks.begin((key,)))
+    return report
+
+
+def _take(parts: Parts, flight: Flight, report: WarmReport) -> WarmReport:
+    try:
+        body = parts.blocks.settle(flight)
+    except JuicecacheError as error:
+        return _failed(report, str(error))
+    return replace(
+        report,
+        loaded_blocks=report.loaded_blocks + 1,
+        loaded_bytes=report.loaded_bytes + len(body),
+    )
+
+
+def _failed(report: WarmReport, message: str) -> WarmReport:
+    if len(report.errors) >= _ERRORS_MAX:
+        return report
+    return replace(report, errors=(*report.errors, message))
+
+
+def _files_below(parts: Parts, path: str) -> Iterator[str]:
+    attr = parts.meta.resolve(path)
+    if not attr.is_directory:
+        yield path
+        return
+    for directory, entries in parts.meta.walk(path):
+        for name, child in entries:
+            if child.is_file:
+                yield f"{directory.rstrip('/')}/{name}"

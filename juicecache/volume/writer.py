@@ -1,0 +1,252 @@
+"""From bytes written to slices committed.
+
+Law: blocks before metadata. A slice is committed only when all its blocks are stored; a
+crash leaves unreferenced objects at worst, which ``gc`` removes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
+
+from juicecache.errors import CommitUnknownError, JuicecacheError
+from juicecache.meta.chunks import NewSlice
+from juicecache.model.layout import CHUNK_BYTES, BlockKey
+from juicecache.model.slices import SliceRecord
+from juicecache.objects.store import Buffer
+from juicecache.volume.parts import Parts
+
+T = TypeVar("T")
+
+_UNREFERENCED_S_MAX = 3000.0
+"""Objects without a reference are safe from collectors for an hour; some of it is spent
+between our clock and theirs."""
+
+
+class Uploads:
+    """Blocks of one writer on their way to object storage.
+
+    At most as many as the volume has upload slots, over all its writers.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._pending: list[tuple[BlockKey, Buffer, Future[None]]] = []
+        self._first_stored_s = 0.0
+        self.stored: list[BlockKey] = []
+
+    def add(self, key: BlockKey, body: Buffer) -> None:
+        """Start storing a block; waits while all slots are taken. ``body`` must not change."""
+        slots = self._parts.upload_slots
+        slots.acquire()
+        try:
+            future = self._parts.blocks.upload(key, body)
+        except BaseException:
+            slots.release()
+            raise
+        future.add_done_callback(lambda _: slots.release())
+        self._pending.append((key, body, future))
+        self._collect(wait=False)
+
+    def wait(self) -> None:
+        """Wait until everything is stored.
+
+        Raises
+        ------
+        ObjectError
+            The first failure; every block was waited for all the same.
+        """
+        self._collect(wait=True)
+
+    def discard(self) -> None:
+        """Wait for what is under way and delete everything stored since the last commit."""
+        for _, _, future in self._pending:
+            future.exception()
+        keys = [*self.stored, *(key for key, _, _ in self._pending)]
+        self._pending, self.stored = [], []
+        try:
+            self._parts.blocks.delete(keys)
+        except JuicecacheError:
+            # Unreferenced objects are garbage that gc collects; the first error matters more.
+            pass
+
+    def commit(self, act: Callable[[], T]) -> T:
+        """Run ``act``, which commits everything added so far, once all of it is stored.
+
+        After an error that leaves open whether the commit happened, the objects stay: they
+        may be in use, and ``gc`` removes them if they are not. After any other error they
+        wait for `discard`.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            Blocks waited for so long that a collector removed them.
+        """
+        self.wait()
+        if self.stored and time.monotonic() - self._first_stored_s > _UNREFERENCED_S_MAX:
+            self._parts.blocks.require(self.stored)
+        try:
+            result = act()
+        except CommitUnknownError:
+            self.stored = []
+            raise
+        except JuicecacheError:
+            raise
+        except BaseException:
+            # An interrupt may have come behind the commit.
+            self.stored = []
+            raise
+        self.stored = []
+        return result
+
+    def _collect(self, *, wait: bool) -> None:
+        failure: BaseException | None = None
+        rest = []
+        for key, body, future in self._pending:
+            if not wait and not future.done():
+                rest.append((key, body, future))
+                continue
+            error = future.exception()
+            if error is not None:
+                failure = failure or error
+                continue
+            # A copy for the next reader, and no reference to the writer's buffer afterwards.
+            self._parts.tiers.put(key, memoryview(body))
+            if not self.stored:
+                self._first_stored_s = time.monotonic()
+            self.stored.append(key)
+        self._pending = rest
+        if failure is not None:
+            raise failure
+
+
+class SliceWriter:
+    """Contiguous bytes of a file, cut into slices at chunk borders and into blocks.
+
+    Parameters
+    ----------
+    offset
+        Where in the file the first byte goes.
+    """
+
+    def __init__(self, parts: Parts, uploads: Uploads, offset: int) -> None:
+        self._parts = parts
+        self._uploads = uploads
+        self._block_bytes = parts.layout.block_bytes
+        self._buffer = bytearray()
+        self._slice_id = 0
+        self._slice_start = offset
+        self.offset = offset
+
+    @property
+    def has_content(self) -> bool:
+        """Whether a slice is open."""
+        return self.offset > self._slice_start
+
+    def write(self, content: Buffer, *, stable: bool) -> list[NewSlice]:
+        """Take bytes; returns the slices that they completed.
+
+        ``stable`` promises that ``content`` does not change until the uploads are waited
+        for, so that whole blocks need no copy.
+        """
+        view = memoryview(content).cast("B")
+        done: list[NewSlice] = []
+        while view.nbytes:
+            if not self._slice_id:
+                self._slice_id = self._parts.meta.new_slice_id()
+                self._slice_start = self.offset
+            room = min(
+                self._block_bytes - len(self._buffer),
+                CHUNK_BYTES - self.offset % CHUNK_BYTES,
+            )
+            piece, view = view[:room], view[room:]
+            if stable and not self._buffer and piece.nbytes == self._block_bytes:
+                self.offset += piece.nbytes
+                self._upload(piece)
+            else:
+                self._buffer += piece
+                self.offset += piece.nbytes
+                if len(self._buffer) == self._block_bytes:
+                    self._upload_buffer()
+            if self.offset % CHUNK_BYTES == 0:
+                done.append(self.cut())
+        return done
+
+    def cut(self) -> NewSlice:
+        """End the open slice: upload its last block and return its record."""
+        size = self.offset - self._slice_start
+        if self._buffer:
+            self._upload_buffer()
+        index, pos = divmod(self._slice_start, CHUNK_BYTES)
+        record = SliceRecord(pos, self._slice_id, size, 0, size)
+        self._slice_id, self._slice_start = 0, self.offset
+        return NewSlice(index, record)
+
+    def _upload_buffer(self) -> None:
+        body, self._buffer = self._buffer, bytearray()
+        self._upload(body)
+
+    def _upload(self, body: Buffer) -> None:
+        # Whole blocks of a growing slice are named alike whatever its final size; only the
+        # last one carries the rest, so the size so far gives every block its final name.
+        size = self.offset - self._slice_start
+        index = (size - 1) // self._block_bytes
+        self._uploads.add(self._parts.layout.block_key(self._slice_id, index, size), body)
+
+
+def write_file(parts: Parts, path: str, content: Buffer, *, exclusive: bool) -> None:
+    """Store a whole file and commit it in one transaction."""
+    parts.meta.gate.check_writable(path)
+    uploads = Uploads(parts)
+    try:
+        slices = _store(parts, uploads, content)
+        _commit(parts, uploads, path, slices, exclusive=exclusive)
+    except BaseException:
+        uploads.discard()
+        raise
+
+
+def write_many_files(
+    parts: Parts, contents: Sequence[tuple[str, Buffer]]
+) -> list[Exception | None]:
+    """Store several whole files, all uploads at the same time; return what went wrong with each."""
+    under_way: list[tuple[Uploads, list[NewSlice]] | Exception] = []
+    for path, content in contents:
+        uploads = Uploads(parts)
+        try:
+            parts.meta.gate.check_writable(path)
+            under_way.append((uploads, _store(parts, uploads, content)))
+        except Exception as error:
+            uploads.discard()
+            under_way.append(error)
+    outcomes: list[Exception | None] = []
+    for (path, _), work in zip(contents, under_way, strict=True):
+        if isinstance(work, Exception):
+            outcomes.append(work)
+            continue
+        uploads, slices = work
+        try:
+            _commit(parts, uploads, path, slices, exclusive=False)
+            outcomes.append(None)
+        except Exception as error:
+            uploads.discard()
+            outcomes.append(error)
+    return outcomes
+
+
+def _commit(
+    parts: Parts, uploads: Uploads, path: str, slices: list[NewSlice], *, exclusive: bool
+) -> None:
+    uploads.commit(
+        lambda: parts.meta.commit_file(path, slices, time.time_ns(), exclusive=exclusive)
+    )
+
+
+def _store(parts: Parts, uploads: Uploads, content: Buffer) -> list[NewSlice]:
+    writer = SliceWriter(parts, uploads, 0)
+    slices = writer.write(content, stable=True)
+    if writer.has_content:
+        slices.append(writer.cut())
+    return slices

@@ -11,10 +11,16 @@ Laws:
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
-from juicecache.errors import AccessDeniedError, IsDirectoryError, StaleHandleError
+from juicecache.errors import (
+    AccessDeniedError,
+    FileError,
+    IsDirectoryError,
+    StaleHandleError,
+)
 from juicecache.meta import usage
 from juicecache.meta.context import Context
 from juicecache.meta.engine import Transaction
@@ -96,11 +102,10 @@ def commit_slices(
     starts = [new.index * CHUNK_BYTES + new.record.pos for new in slices]
     check_changeable(attr, min(starts, default=attr.length), truncates=length != attr.length)
     appends = truncation(tx, attr, length)
-    for new in slices:
-        _check_record(new.record)
-        appends.setdefault(new.index, []).append(new.record)
-        length = max(length, new.index * CHUNK_BYTES + new.record.pos + new.record.length)
-    _count_references(tx, slices)
+    for index, records in grouped(slices).items():
+        appends.setdefault(index, []).extend(records)
+    count_references(tx, slices)
+    length = max(length, end_of(slices))
     return change_content(tx, ctx, attr, appends, length, mtime_ns)
 
 
@@ -108,8 +113,10 @@ def truncate(tx: Transaction, ctx: Context, inode: int, length: int) -> Attr:
     """Cut or extend a file to ``length`` bytes; nothing changes when it has that length.
 
     A file in the trash is read-only by path; the caller, who knows the path, refuses it.
-    Raises like `commit_slices`.
+    Raises like `commit_slices`, and FileError (EINVAL) for a negative length.
     """
+    if length < 0:
+        raise FileError(f"inode {inode}", "a length is not negative", errno=errno.EINVAL)
     return commit_slices(tx, ctx, inode, (), ctx.now_ns, truncate_to=length)
 
 
@@ -181,11 +188,28 @@ def change_content(
         length=length, mtime_ns=max(mtime_ns, attr.mtime_ns + 1), ctime_ns=ctx.now_ns
     )
     tx.set(Attr, attr.inode, length=length, mtime_ns=changed.mtime_ns, ctime_ns=changed.ctime_ns)
-    usage.grow(tx, ctx, attr, length - attr.length, changed.space - attr.space)
+    growth = length - attr.length, changed.space - attr.space
+    usage.grow(tx, ctx, attr, *growth, path=f"inode {attr.inode}")
     return changed
 
 
-def _count_references(tx: Transaction, slices: Sequence[NewSlice]) -> None:
+def grouped(slices: Sequence[NewSlice]) -> Appends:
+    """Return the records of ``slices`` by chunk, in order of application."""
+    appends: Appends = {}
+    for new in slices:
+        _check_record(new.record)
+        appends.setdefault(new.index, []).append(new.record)
+    return appends
+
+
+def end_of(slices: Sequence[NewSlice]) -> int:
+    """Return the offset in the file behind the last byte of ``slices``; 0 for none."""
+    ends = (new.index * CHUNK_BYTES + new.record.pos + new.record.length for new in slices)
+    return max(ends, default=0)
+
+
+def count_references(tx: Transaction, slices: Sequence[NewSlice]) -> None:
+    """Write the reference rows of fresh slices, and one more reference to the others."""
     fresh = {new.record.slice_id for new in slices if new.fresh}
     counts = refs_of(b"".join(new.record.pack() for new in slices))
     for (slice_id, size), count in counts.items():

@@ -43,10 +43,12 @@ def copy_range(
     Raises
     ------
     FileError
-        EINVAL: the two ranges of one file overlap.
+        EINVAL: the two ranges of one file overlap, or an offset is negative.
     StaleHandleError, AccessDeniedError, NoSpaceError
         As in ``chunks.commit_slices``.
     """
+    if min(source_start, target_start) < 0:
+        raise FileError(f"inode {target_inode}", "an offset is not negative", errno=errno.EINVAL)
     source, target = _lock_pair(tx, source_inode, target_inode)
     size = min(size, source.length - source_start)
     if size <= 0:

@@ -9,6 +9,7 @@ Laws:
 * The writes of a transaction are buffered and reach the database together at commit, in
   the order they were made. Reads see the state before the transaction's own writes, on
   every engine.
+* What a transaction iterates over (``scan``, ``children``) ends with its body.
 * The body of a transaction may run many times: no I/O, no clock, nothing changed outside.
 * A lost race is a `ConflictError` and is tried again here and nowhere else; a lost commit
   reply is a `CommitUnknownError` and is never tried again.
@@ -72,7 +73,7 @@ class Append(NamedTuple):
     """Append slice records to a chunk; the row is made where it is missing."""
 
     inode: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs
     records: bytes
 
 
@@ -222,19 +223,35 @@ class Engine(ABC):
         """
         if self.read_only:
             raise ReadOnlyVolumeError(self.describe(), "the metadata database is read-only")
+        return self.retried(lambda: self.attempt(body, writable=True))
+
+    def retried(self, attempt: Callable[[], T]) -> T:
+        """Call ``attempt`` until it does not lose a race: the one retry loop of all engines.
+
+        Raises
+        ------
+        ConflictError
+            Still losing after `ATTEMPTS_MAX` tries or `DEADLINE_S` seconds.
+        """
         deadline = time.monotonic() + DEADLINE_S
-        for attempt in range(1, ATTEMPTS_MAX + 1):
+        for tries in range(1, ATTEMPTS_MAX + 1):
             try:
-                return self.attempt(body, writable=True)
+                return attempt()
             except ConflictError:
-                if attempt == ATTEMPTS_MAX or time.monotonic() >= deadline:
+                if tries == ATTEMPTS_MAX or time.monotonic() >= deadline:
                     raise
-            time.sleep(random.uniform(0, min(_PAUSE_S_MAX, _PAUSE_S * 2**attempt)))
+            time.sleep(random.uniform(0, min(_PAUSE_S_MAX, _PAUSE_S * 2**tries)))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     @abstractmethod
     def attempt(self, body: Callable[[Transaction], T], *, writable: bool) -> T:
-        """Run ``body`` once; commit its writes when ``writable``. Raises ConflictError on a lost race."""
+        """Run ``body`` once and, when ``writable``, commit its writes.
+
+        Raises
+        ------
+        ConflictError
+            A lost race: nothing was written.
+        """
 
     @abstractmethod
     def stamp(self) -> Hashable | None:
@@ -245,7 +262,10 @@ class Engine(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Create missing tables. Safe to repeat; never changes what exists."""
+        """Create missing tables and columns. Safe to repeat; never changes what exists.
+
+        Raises ReadOnlyVolumeError where the database refuses writes.
+        """
 
     @abstractmethod
     def setting(self) -> str | None:
@@ -262,5 +282,3 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close this process's connections. Safe to call twice."""
-
-

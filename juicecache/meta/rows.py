@@ -42,7 +42,7 @@ class Chunk(NamedTuple):
     """
 
     inode: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs
     slices: bytes
 
 

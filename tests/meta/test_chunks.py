@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from juicecache.errors import (
     AccessDeniedError,
     ConflictError,
+    FileError,
     IsDirectoryError,
     NoSpaceError,
     StaleHandleError,
@@ -260,6 +262,12 @@ def test_a_removed_file_is_stale(engine):
     with pytest.raises(StaleHandleError):
         commit(engine, whole(5, 1))
     assert refs(engine) == {}
+
+
+def test_a_length_is_not_negative(engine):
+    with pytest.raises(FileError) as caught:
+        cut(engine, -1)
+    assert caught.value.errno == errno.EINVAL
 
 
 def test_a_directory_has_no_content(engine):

@@ -149,6 +149,13 @@ def test_ranges_of_one_file_must_not_overlap(engine):
     assert rows(engine, SOURCE)[0][1:] == [SliceRecord(100, 8194, SIZE, 0, 100)]
 
 
+def test_offsets_of_a_copy_are_not_negative(engine):
+    for source_start, target_start in ((-1, 0), (0, -1)):
+        with pytest.raises(FileError) as caught:
+            copy(engine, source_start, target_start, 10)
+        assert caught.value.errno == errno.EINVAL
+
+
 def test_a_copy_respects_the_flags_of_its_target(engine):
     engine.write(lambda tx: tx.set(Attr, TARGET, flags=int(NodeFlag.IMMUTABLE)))
     with pytest.raises(AccessDeniedError):

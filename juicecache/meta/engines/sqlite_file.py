@@ -1,0 +1,238 @@
+"""The file of a SQLite volume and this process's connections to it.
+
+Law: a connection serves one transaction at a time, belongs to this process, and is closed
+before the process forks (see ``fork``).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from juicecache.errors import ClosedError, EngineUnavailableError, VolumeFormatError
+
+BUSY_TIMEOUT_S = 5.0
+"""Wait for another client's lock: what the official client waits before it starts over."""
+_STATEMENTS_MAX = 512
+"""More than the distinct statements of an engine, so that none is ever compiled twice."""
+_CACHE_KIB = 16 * 1024
+"""Pages kept by a connection: the edges and nodes of a listing of 100,000 entries."""
+
+# fmt: off
+_NETWORK_FILE_SYSTEMS = frozenset([
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs",
+    "nfs4", "ocfs2", "orangefs", "pvfs2", "smb3", "smbfs",
+])
+_NETWORK_FUSE = frozenset([
+    "afp", "blobfuse", "blobfuse2", "ceph", "ceph-fuse", "curlftpfs", "gcsfuse", "geesefs",
+    "glusterfs", "goofys", "juicefs", "mount-s3", "rclone", "s3fs", "seaweedfs", "sshfs",
+])
+# fmt: on
+
+
+def network_file_system(path: Path, mounts: str | None = None) -> str | None:
+    """Return the type of the network file system that holds ``path``; None when it is local.
+
+    Parameters
+    ----------
+    mounts
+        Text in the form of ``/proc/self/mountinfo``, which is read when this is None; where
+        there is no such file, every path counts as local.
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
+        except OSError:
+            return None
+    real = path.resolve()
+    best, found = -1, ""
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        point = left.split()[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
+        # A later mount on the same point hides the earlier one.
+        if len(point) >= best and real.is_relative_to(point):
+            best, found = len(point), right.split()[0]
+    kind = found.removeprefix("fuse.")
+    is_network = kind in (_NETWORK_FUSE if found.startswith("fuse.") else _NETWORK_FILE_SYSTEMS)
+    return kind if is_network else None
+
+
+class DatabaseFile:
+    """Where the database is and how it may be opened.
+
+    Attributes
+    ----------
+    read_only
+        Asked for, or the file or its directory cannot be written. Settled when made.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool) -> None:
+        self.path = Path(os.fspath(path)).absolute()
+        writable = os.access(self.path.parent, os.W_OK) and (
+            os.access(self.path, os.W_OK) or not self.path.exists()
+        )
+        self.read_only = read_only or not writable
+
+    def create(self) -> None:
+        """Make an empty file that only its owner may open; one that is there stays as it is.
+
+        SQLite gives its log and index the mode of the file.
+
+        Raises
+        ------
+        EngineUnavailableError
+            It cannot be made.
+        """
+        try:
+            # Never opened when it exists: closing a descriptor of the file would drop the
+            # locks that SQLite holds on it in this process.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise EngineUnavailableError(f"cannot make {self.path}: {error.strerror}") from error
+
+    def connect(self) -> sqlite3.Connection:
+        """Open a connection in autocommit mode, usable on any thread, one at a time.
+
+        Raises
+        ------
+        VolumeFormatError
+            There is no such file.
+        EngineUnavailableError
+            The file is on a network file system, or cannot be opened.
+        """
+        if network := network_file_system(self.path.parent):
+            raise EngineUnavailableError(
+                f"{self.path} is on a network file system ({network}), where SQLite's locks and "
+                "shared memory do not work between machines; keep the database on a local disk"
+            )
+        if not self.path.exists():
+            raise VolumeFormatError(f"there is no metadata database at {self.path}")
+        uri = f"{self.path.as_uri()}?{self._mode()}"
+        try:
+            connection = sqlite3.connect(
+                uri,
+                uri=True,
+                timeout=BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=_STATEMENTS_MAX,
+            )
+        except sqlite3.Error as error:
+            raise EngineUnavailableError(f"cannot open {self.path}: {error}") from error
+        # A name in another client's encoding must not make its whole row unreadable.
+        connection.text_factory = _text
+        try:
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _mode(self) -> str:
+        if not self.read_only:
+            return "mode=rw"
+        # In a directory where no index of the log can be made, SQLite opens a database only
+        # on the promise that nobody changes it; a log that is there proves the contrary.
+        log = self.path.with_name(self.path.name + "-wal")
+        frozen = not os.access(self.path.parent, os.W_OK) and not log.exists()
+        return "mode=ro&immutable=1" if frozen else "mode=ro"
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+class Connections:
+    """The connections of one process: handed out to one transaction at a time, kept for the next.
+
+    There are as many as transactions ever ran at once. Around a fork everything waits until
+    no transaction runs, and all connections are closed; both processes open new ones.
+    """
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
+        self._connect = connect
+        self._name = name
+        self._idle: list[sqlite3.Connection] = []
+        self._watch: sqlite3.Connection | None = None
+        self._watches = 0
+        self._closed = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._free = threading.Condition()
+        self._watching = threading.Lock()
+        self._users: dict[sqlite3.Connection | None, int] = {}
+        self.writer = threading.Lock()
+        """Held by the one thread of this process that writes: SQLite would let them poll."""
+
+    def take(self) -> sqlite3.Connection:
+        """Return a connection that no one else uses until it is handed back."""
+        with self._free:
+            if self._closed:
+                raise ClosedError(f"{self._name} is closed")
+            connection = self._idle.pop() if self._idle else self._connect()
+            self._users[connection] = threading.get_ident()
+        return connection
+
+    def give_back(self, connection: sqlite3.Connection, *, sound: bool) -> None:
+        """Keep ``connection`` for the next transaction; close it unless ``sound``."""
+        with self._free:
+            del self._users[connection]
+            if sound and not self._closed:
+                self._idle.append(connection)
+            else:
+                connection.close()
+            self._free.notify_all()
+
+    def version(self) -> tuple[int, int] | None:
+        """Return a value that changes with every commit of any other connection of any process.
+
+        The number that SQLite gives is only comparable on one connection, hence its count.
+        """
+        with self._watching:
+            if self._closed:
+                return None
+            try:
+                if self._watch is None:
+                    self._watch = self._connect()
+                    self._watches += 1
+                (number,) = self._watch.execute("PRAGMA data_version").fetchone()
+            except sqlite3.Error:
+                return None
+        return self._watches, number
+
+    def close(self) -> None:
+        """Close what is idle now and the rest as it is handed back."""
+        with self._free, self._watching:
+            self._closed = True
+            self._close_idle()
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+
+    def before_fork(self) -> None:
+        """Wait for the transactions of other threads, close, and let none begin."""
+        self._free.acquire()
+        me = threading.get_ident()
+        while any(user != me for user in self._users.values()):
+            self._free.wait()
+        self._watching.acquire()
+        self._close_idle()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Let transactions begin again."""
+        if in_child:
+            self._reset()
+        else:
+            self._watching.release()
+            self._free.release()

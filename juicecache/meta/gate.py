@@ -1,0 +1,141 @@
+"""What stands before every change: the volume's record, and whether this client may write.
+
+Laws: the record is read again once a heartbeat, so a feature that is switched on while we
+run stops our writing, and another volume formatted in the same place stops everything.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from juicecache.errors import ReadOnlyVolumeError, VolumeFormatError
+from juicecache.meta import trash
+from juicecache.meta.context import Context
+from juicecache.meta.engine import Engine
+from juicecache.meta.presence import Presence
+from juicecache.meta.rows import DirQuota
+from juicecache.model.setting import Setting
+
+_HOUR_NS = 3_600 * 1_000_000_000
+
+
+class Gate:
+    """Checks the record of one volume and gives each operation its context.
+
+    Parameters
+    ----------
+    setting
+        The record as it was when the volume was opened.
+    read_only
+        Refuse every change, whatever the database would allow.
+    owner
+        (uid, gid, umask) of what is created.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        setting: Setting,
+        presence: Presence,
+        *,
+        read_only: bool,
+        heartbeat_s: float,
+        owner: tuple[int, int, int],
+        clock: Callable[[], int],
+    ) -> None:
+        self.setting = setting
+        self._engine = engine
+        self._presence = presence
+        self._read_only = read_only
+        self._heartbeat_s = heartbeat_s
+        self._owner = owner
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._text = ""
+        self._due_s = 0.0
+        self._obstacle: str | None = None
+        self._hour = (0, 0)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether changes are refused for a reason that is known without asking the database."""
+        return self._read_only or self._engine.read_only
+
+    def now_ns(self) -> int:
+        """Return the time of an operation that starts now."""
+        return self._clock()
+
+    def check(self) -> None:
+        """Read the record again when a heartbeat has passed since.
+
+        Raises
+        ------
+        VolumeFormatError
+            The record is gone, belongs to another volume or asks for a newer client.
+        """
+        if time.monotonic() < self._due_s:
+            return
+        with self._lock:
+            if time.monotonic() < self._due_s:
+                return
+            text = self._engine.setting()
+            if text is None:
+                raise VolumeFormatError(f"{self._engine.describe()}: the volume's record is gone")
+            if text != self._text:
+                self._accept(text)
+            self._obstacle = self.setting.write_obstacle()
+            if self._obstacle is None and self._engine.read(lambda tx: tx.exists(DirQuota)):
+                self._obstacle = "directory quotas are set (rows in jfs_dir_quota)"
+            self._due_s = time.monotonic() + self._heartbeat_s
+
+    def _accept(self, text: str) -> None:
+        setting = Setting.parse(text)
+        setting.check_open()
+        if setting.uuid != self.setting.uuid:
+            raise VolumeFormatError(
+                f"{self._engine.describe()}: another volume was formatted here; open it anew"
+            )
+        self.setting, self._text = setting, text
+
+    def check_writable(self, path: str) -> None:
+        """Raise ReadOnlyVolumeError, with the reason, where changes are refused."""
+        if self._engine.read_only:
+            raise ReadOnlyVolumeError(path, "the metadata database is read-only")
+        if self._read_only:
+            raise ReadOnlyVolumeError(path, "the volume was opened with read_only")
+        self.check()
+        if self._obstacle is not None:
+            raise ReadOnlyVolumeError(
+                path,
+                f"writing is refused, because this client does not maintain what is on: "
+                f"{self._obstacle}",
+            )
+
+    def context(self) -> Context:
+        """Return the facts of an operation that starts now and takes no name away."""
+        setting = self.setting
+        return Context(
+            self._clock(),
+            *self._owner,
+            dir_stats=setting.dir_stats,
+            capacity_bytes=setting.capacity_bytes,
+            inodes_max=setting.inodes_max,
+        )
+
+    def removal_context(self, *, skip_trash: bool = False) -> Context:
+        """Return the facts of an operation that may take names away: our session, the trash.
+
+        The session and the hourly directory are made first, each in its own transaction.
+        """
+        if self._presence.opened:
+            # An open file may be the one that loses its last name.
+            self._presence.ensure_session()
+        ctx = self.context()._replace(sid=self._presence.sid, opened=self._presence.opened)
+        if self.setting.trash_days <= 0 or skip_trash:
+            return ctx
+        hour = ctx.now_ns // _HOUR_NS
+        if self._hour[0] != hour:
+            self._hour = hour, self._engine.write(lambda tx: trash.hourly_directory(tx, ctx))
+        return ctx._replace(trash=self._hour[1])

@@ -1,0 +1,407 @@
+"""`Meta`: the only door to the metadata for the floors above.
+
+It resolves paths, hands out ids, and turns every operation into one transaction over the
+rules of ``tree``, ``chunks`` and their neighbours. What it remembers is in ``view``, what
+it checks before a change in ``gate``.
+
+Law: an error names the path that the caller gave, not the inode it failed on.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from juicecache.errors import (
+    AccessDeniedError,
+    EntryExistsError,
+    EntryNotFoundError,
+    FileError,
+    NotDirectoryError,
+)
+from juicecache.meta import chunks, copying, files, remove, rename, tree, usage, xattr
+from juicecache.meta.context import Context
+from juicecache.meta.engine import Engine, Transaction
+from juicecache.meta.entries import check_name, check_not_in_trash
+from juicecache.meta.gate import Gate
+from juicecache.meta.ids import INODE_BATCH, SLICE_BATCH, IdBatch
+from juicecache.meta.paths import join_path, split_path
+from juicecache.meta.presence import Presence
+from juicecache.meta.remove import Removed
+from juicecache.meta.rename import RenameMode
+from juicecache.meta.tree import AttrChange, NewNode
+from juicecache.meta.view import View
+from juicecache.meta.xattr import XattrMode
+from juicecache.model.attr import Attr, NodeType
+from juicecache.model.setting import CLIENT_VERSION, Setting
+from juicecache.model.slices import Extent, visible
+
+T = TypeVar("T")
+
+_REMOVED_PER_COMMIT = 1000
+"""Entries that one transaction of a recursive removal takes: some 100 ms of the write lock."""
+
+
+class Meta:
+    """Metadata of one volume, for one process.
+
+    Parameters
+    ----------
+    engine, setting
+        The database and its parsed record.
+    read_only
+        Refuse every change, whatever the database would allow.
+    subdir
+        The directory that the caller sees as the root.
+    heartbeat_s
+        How often the session is renewed and the record read again.
+    owner
+        (uid, gid, umask) of what is created.
+    clock
+        Returns nanoseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        setting: Setting,
+        *,
+        read_only: bool = False,
+        subdir: str = "",
+        heartbeat_s: float = 12.0,
+        owner: tuple[int, int, int] = (0, 0, 0o022),
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.engine = engine
+        self.presence = Presence(engine, heartbeat_s, clock, f"{CLIENT_VERSION}+juicecache")
+        self.gate = Gate(
+            engine,
+            setting,
+            self.presence,
+            read_only=read_only,
+            heartbeat_s=heartbeat_s,
+            owner=owner,
+            clock=clock,
+        )
+        self.view = View(engine)
+        self._prefix = split_path(subdir)
+        self._inodes = IdBatch(engine, "nextInode", INODE_BATCH)
+        self._slices = IdBatch(engine, "nextChunk", SLICE_BATCH)
+
+    # ------------------------------------------------------------------ reading
+
+    def cached(self, path: str, max_age_s: float = 0.0) -> Attr | None:
+        """Return the attributes of ``path`` if memory has them fresh; no transaction."""
+        return self.view.fresh(max_age_s).attrs.get(path)
+
+    def resolve(self, path: str, *, follow: bool = True, max_age_s: float = 0.0) -> Attr:
+        """Return the attributes of ``path``.
+
+        Parameters
+        ----------
+        follow
+            Whether a symbolic link at the end is followed.
+        max_age_s
+            Accept an answer from memory that is at most so old although something changed.
+
+        Raises
+        ------
+        EntryNotFoundError, NotDirectoryError, InvalidNameError
+        """
+        snapshot = self.view.fresh(max_age_s)
+        key = path if follow else (path,)
+        attr = snapshot.attrs.get(key)
+        if attr is None:
+            self.gate.check()
+            names = self._names(path)
+            attr = self._read(path, lambda tx: tree.resolve(tx, names, follow=follow))
+            snapshot.keep(key, attr)
+        return attr
+
+    def attr_of(self, inode: int) -> Attr:
+        """Return the attributes of an inode, from the database."""
+        return self.engine.read(lambda tx: tree.getattr(tx, inode))
+
+    def children(self, path: str) -> list[tuple[bytes, Attr]]:
+        """Return the entries of a directory in name order, read in one transaction."""
+        names = self._names(path)
+        return self._read(path, lambda tx: list(tree.children(tx, tree.resolve(tx, names).inode)))
+
+    def walk(self, path: str) -> Iterator[tuple[str, list[tuple[str, Attr]]]]:
+        """Iterate over the directories at and below ``path``, each with its entries, top down.
+
+        Every directory is read in a transaction of its own; one that vanishes meanwhile is
+        left out. Symbolic links are entries, never followed.
+        """
+        top = join_path(split_path(path))
+        pending = [top]
+        while pending:
+            directory = pending.pop()
+            try:
+                children = self.children(directory)
+            except (EntryNotFoundError, NotDirectoryError):
+                if directory == top:
+                    raise
+                continue
+            entries = [(os.fsdecode(name), attr) for name, attr in children]
+            yield directory, entries
+            head = directory.rstrip("/")
+            pending += [f"{head}/{name}" for name, attr in reversed(entries) if attr.is_directory]
+
+    def readlink(self, path: str) -> bytes:
+        """Return the target of a symbolic link."""
+        names = self._names(path)
+        return self._read(
+            path, lambda tx: tree.readlink(tx, tree.resolve(tx, names, follow=False).inode)
+        )
+
+    def extents(
+        self, attr: Attr, indices: Sequence[int], *, again: bool = False
+    ) -> list[list[Extent]]:
+        """Return what is visible in chunks of a file, as of ``attr`` or later.
+
+        ``again`` drops what memory has: its objects were missing.
+        """
+        found = [None if again else self.view.extents(attr, index) for index in indices]
+        unknown = [index for index, known in zip(indices, found, strict=True) if known is None]
+        if unknown:
+            inode = attr.inode
+
+            def body(tx: Transaction) -> tuple[Attr, list[bytes]]:
+                now = tree.getattr(tx, inode)
+                return now, [chunks.read_chunk(tx, inode, index) for index in unknown]
+
+            now, records = self.engine.read(body)
+            lists = [visible(text) for text in records]
+            self.view.keep_extents(now, unknown, lists)
+            fresh = iter(lists)
+            found = [next(fresh) if known is None else known for known in found]
+        return [known for known in found if known is not None]
+
+    def get_xattr(self, path: str, name: str) -> bytes:
+        """Return the value of an extended attribute; NoAttributeError when absent."""
+        names = self._names(path)
+        return self._read(path, lambda tx: xattr.get_xattr(tx, tree.resolve(tx, names).inode, name))
+
+    def list_xattr(self, path: str) -> list[str]:
+        """Return the names of the extended attributes."""
+        names = self._names(path)
+        return self._read(path, lambda tx: xattr.list_xattr(tx, tree.resolve(tx, names).inode))
+
+    def totals(self) -> usage.Totals:
+        """Return what the volume holds."""
+        return self.engine.read(usage.totals)
+
+    def summary(self, path: str) -> usage.Summary:
+        """Return what the tree at and below ``path`` holds, read in one transaction."""
+        names = self._names(path)
+        return self._read(path, lambda tx: usage.subtree(tx, tree.resolve(tx, names, follow=False)))
+
+    # ------------------------------------------------------------------ the tree
+
+    def make_node(
+        self, path: str, kind: NodeType, mode: int, *, target: bytes = b"", rdev: int = 0
+    ) -> Attr:
+        """Create an entry of any type; its directory must exist."""
+        names = self._entry(path)
+        self.gate.check_writable(path)
+        node = NewNode(self._inodes.take()[0], kind, mode, target, rdev)
+
+        def body(tx: Transaction, ctx: Context) -> Attr:
+            return tree.create(tx, ctx, tree.resolve(tx, names[:-1]).inode, names[-1], node)
+
+        return self._change(path, body)
+
+    def make_parents(self, path: str) -> None:
+        """Create the missing directories above ``path``; others may do the same meanwhile."""
+        parts = split_path(path)[:-1]
+        missing = []
+        while parts:
+            try:
+                attr = self.resolve(join_path(parts))
+            except EntryNotFoundError:
+                missing.append(parts)
+                parts = parts[:-1]
+                continue
+            if not attr.is_directory:
+                raise NotDirectoryError(join_path(parts))
+            break
+        for names in reversed(missing):
+            try:
+                self.make_node(join_path(names), NodeType.DIRECTORY, 0o777)
+            except EntryExistsError:
+                continue
+
+    def remove(self, path: str, *, directory: bool = False, skip_trash: bool = False) -> Removed:
+        """Unlink a file, or remove an empty directory."""
+        names = self._entry(path)
+        act = remove.rmdir if directory else remove.unlink
+
+        def body(tx: Transaction, ctx: Context) -> Removed:
+            return act(tx, ctx, tree.resolve(tx, names[:-1]).inode, names[-1])
+
+        return self._change(path, body, removing=True, skip_trash=skip_trash)
+
+    def remove_below(self, path: str, *, skip_trash: bool = False) -> list[Removed]:
+        """Remove some entries below a directory; an empty list means that none is left."""
+        names = self._names(path)
+
+        def body(tx: Transaction, ctx: Context) -> list[Removed]:
+            top = tree.resolve(tx, names, follow=False)
+            return remove.remove_below(tx, ctx, top.inode, limit=_REMOVED_PER_COMMIT)
+
+        return self._change(path, body, removing=True, skip_trash=skip_trash)
+
+    def rename(self, source: str, target: str, mode: RenameMode) -> Removed | None:
+        """Move an entry; returns what it replaced."""
+        old, new = self._entry(source), self._entry(target)
+
+        def body(tx: Transaction, ctx: Context) -> Removed | None:
+            origin = tree.resolve(tx, old[:-1]).inode
+            place = tree.resolve(tx, new[:-1]).inode
+            return rename.rename(tx, ctx, (origin, old[-1]), (place, new[-1]), mode=mode)
+
+        return self._change(source, body, target=target, removing=True)
+
+    def link(self, source: str, target: str) -> Attr:
+        """Give a file a second name."""
+        old, new = self._names(source), self._entry(target)
+
+        def body(tx: Transaction, ctx: Context) -> Attr:
+            inode = tree.resolve(tx, old, follow=False).inode
+            return tree.link(tx, ctx, inode, tree.resolve(tx, new[:-1]).inode, new[-1])
+
+        return self._change(source, body, target=target)
+
+    def set_attr(self, path: str, change: AttrChange, *, follow: bool = True) -> Attr:
+        """Change mode, owner, times or flags."""
+        names = self._names(path)
+
+        def body(tx: Transaction, ctx: Context) -> Attr:
+            return tree.set_attr(tx, ctx, tree.resolve(tx, names, follow=follow).inode, change)
+
+        return self._change(path, body)
+
+    def set_xattr(self, path: str, name: str, value: bytes, mode: XattrMode) -> None:
+        """Set an extended attribute."""
+        names = self._names(path)
+
+        def body(tx: Transaction, _: Context) -> None:
+            xattr.set_xattr(tx, tree.resolve(tx, names).inode, name, value, mode=mode)
+
+        self._change(path, body)
+
+    def remove_xattr(self, path: str, name: str) -> None:
+        """Remove an extended attribute; NoAttributeError when absent."""
+        names = self._names(path)
+
+        def body(tx: Transaction, _: Context) -> None:
+            xattr.remove_xattr(tx, tree.resolve(tx, names).inode, name)
+
+        self._change(path, body)
+
+    # ------------------------------------------------------------------ contents
+
+    def new_slice_id(self) -> int:
+        """Return a slice id that was never used."""
+        return self._slices.take()[0]
+
+    def truncate(self, path: str, length: int) -> Attr:
+        """Set the length of a file."""
+        names = self._names(path)
+
+        def body(tx: Transaction, ctx: Context) -> Attr:
+            attr = tree.resolve(tx, names)
+            check_not_in_trash(attr)
+            return chunks.truncate(tx, ctx, attr.inode, length)
+
+        return self._change(path, body)
+
+    def truncate_inode(self, path: str, inode: int, length: int) -> Attr:
+        """Set the length of an open file, whatever its name is now."""
+        return self._change(path, lambda tx, ctx: chunks.truncate(tx, ctx, inode, length))
+
+    def commit(
+        self, path: str, inode: int, slices: Sequence[chunks.NewSlice], mtime_ns: int
+    ) -> Attr:
+        """Append stored slices to an existing file, in order."""
+        return self._change(
+            path, lambda tx, ctx: chunks.commit_slices(tx, ctx, inode, slices, mtime_ns)
+        )
+
+    def commit_file(
+        self, path: str, slices: Sequence[chunks.NewSlice], mtime_ns: int, *, exclusive: bool
+    ) -> Attr:
+        """Make ``path`` a file of exactly these slices; missing directories are made before.
+
+        See `files.commit_file`.
+        """
+        names = self._entry(path)
+        inode = self._inodes.take()[0]
+
+        def body(tx: Transaction, ctx: Context) -> Attr:
+            return files.commit_file(tx, ctx, names, inode, slices, mtime_ns, exclusive=exclusive)
+
+        try:
+            return self._change(path, body)
+        except EntryNotFoundError:
+            self.make_parents(path)
+            return self._change(path, body)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy a file by its slice records, replacing an existing file; no byte moves."""
+        old, new = self._names(source), self._entry(target)
+        inode = self._inodes.take()[0]
+
+        def body(tx: Transaction, ctx: Context) -> None:
+            origin = tree.resolve(tx, old)
+            parent = tree.resolve(tx, new[:-1])
+            copying.replace_with_copy(tx, ctx, origin, parent.inode, new[-1], inode)
+
+        self._change(source, body, target=target)
+
+    # ------------------------------------------------------------------ inside
+
+    def _read(self, path: str, body: Callable[[Transaction], T]) -> T:
+        with _located(path):
+            return self.engine.read(body)
+
+    def _change(
+        self,
+        path: str,
+        body: Callable[[Transaction, Context], T],
+        *,
+        target: str | None = None,
+        removing: bool = False,
+        skip_trash: bool = False,
+    ) -> T:
+        self.gate.check_writable(path)
+        ctx = self.gate.removal_context(skip_trash=skip_trash) if removing else self.gate.context()
+        try:
+            with _located(path, target):
+                return self.engine.write(lambda tx: body(tx, ctx))
+        finally:
+            self.view.forget()
+
+    def _names(self, path: str) -> tuple[bytes, ...]:
+        return self._prefix + split_path(path)
+
+    def _entry(self, path: str) -> tuple[bytes, ...]:
+        names = self._names(path)
+        if len(names) == len(self._prefix):
+            raise AccessDeniedError(path, "the root cannot be created, moved, removed or replaced")
+        with _located(path):
+            check_name(names[-1])
+        return names
+
+
+@contextmanager
+def _located(path: str, target: str | None = None) -> Iterator[None]:
+    try:
+        yield
+    except FileError as error:
+        error.locate(path, target)
+        raise

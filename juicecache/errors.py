@@ -71,7 +71,8 @@ class FileError(JuicecacheError, OSError):
         """Name the path, or the two paths, that the caller gave instead of what failed inside."""
         self._args = (path, *self._args[1:3], target)
         self.filename = path
-        self.filename2 = target
+        if target is not None:
+            self.filename2 = target
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Rebuild from our own arguments; OSError would pass errno first."""
@@ -82,8 +83,9 @@ def _rebuild_file_error(
     cls: type[FileError], path: str | bytes, detail: str, number: int, target: str | None
 ) -> FileError:
     error = cls(path, detail, errno=number)
-    error.filename2 = target
-    error._args = (path, detail, number, target)
+    if target is not None:
+        error.filename2 = target
+        error._args = (path, detail, number, target)
     return error
 
 

@@ -32,11 +32,11 @@ from juicecache.cache.block_file import (
     write_block,
 )
 from juicecache.cache.books import Books
-from juicecache.cache.fork import survive_fork
 from juicecache.cache.policy import eviction_order
 from juicecache.cache.space import Space
 from juicecache.cache.tier import TierStats
 from juicecache.errors import ConfigError
+from juicecache.forks import survive_fork
 from juicecache.model.layout import BlockKey
 from juicecache.mounts import network_file_system
 

@@ -9,8 +9,8 @@ import threading
 
 from cachetools import LRUCache
 
-from juicecache.cache.fork import survive_fork
 from juicecache.cache.tier import TierStats
+from juicecache.forks import survive_fork
 from juicecache.model.layout import BlockKey
 
 _ENTRY_BYTES = 512

@@ -32,7 +32,7 @@ _COUNT_S = 600.0
 _STATVFS_S = 1.0
 """How long a measured free space is believed, less what this process wrote since."""
 _SLACK = 32
-"""An eviction frees this part of the quota at once, so that its listing serves many blocks."""
+"""An eviction frees this part of what is there at once, so that its listing serves many blocks."""
 _VICTIMS_PART = 4
 """A sampled order takes at most this part of one folder, so that chance spreads over all."""
 _ROUNDS_MAX = 16
@@ -106,14 +106,15 @@ class Space:
                 self._make_room(books, self._shortage(books, needed))
                 if self._shortage(books, needed) > 0:
                     return None
+            # The empty file first: should this process be killed before the books are written,
+            # the file betrays it, and it takes no space yet.
+            fd = self._create(name, size_bytes)
             books.used_bytes += needed
             books.items += 1
-            self._file.store(books)
             try:
-                fd = self._create(name, size_bytes)
+                self._file.store(books)
             except BaseException:
-                books.used_bytes -= needed
-                books.items -= 1
+                os.close(fd)
                 raise
             self._free_bytes -= needed
             return fd
@@ -298,7 +299,7 @@ class Space:
         # Whoever comes after a crash in here counts first.
         trusted_at_s, books.counted_at_s = books.counted_at_s, 0.0
         self._file.store(books)
-        wanted = short + self._capacity_bytes // _SLACK
+        wanted = short + min(self._capacity_bytes, books.used_bytes) // _SLACK
         for victim in self._victims(wanted):
             if self._remove(victim):
                 self.evicted += 1

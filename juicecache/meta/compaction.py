@@ -91,6 +91,19 @@ def drop_delayed(tx: Transaction, slice_id: int) -> list[SliceKey]:
     if row is None:
         return []
     tx.delete(DelayedSlices, slice_id)
+    return drop_references(tx, Counter(entries_of(row.slices)))
+
+
+def record_counts(tx: Transaction) -> Counter[SliceKey]:
+    """Return how many records and delayed entries point at each slice: what counts must be."""
     counts: Counter[SliceKey] = Counter()
-    counts.update((entry[0], entry[1]) for entry in _ENTRY.iter_unpack(row.slices))
-    return drop_references(tx, counts)
+    for chunk in tx.scan(Chunk):
+        counts.update(refs_of(chunk.slices))
+    for delayed in tx.scan(DelayedSlices):
+        counts.update(entries_of(delayed.slices))
+    return counts
+
+
+def entries_of(delayed: bytes) -> list[SliceKey]:
+    """Return the slices of a delayed row, one for each reference that it holds."""
+    return [(slice_id, size) for slice_id, size in _ENTRY.iter_unpack(delayed)]

@@ -98,6 +98,20 @@ def forget_slices(tx: Transaction, slices: Iterable[SliceKey]) -> None:
             tx.delete(SliceRef, slice_id)
 
 
+def claim_orphans(tx: Transaction, slices: Iterable[SliceKey]) -> list[SliceKey]:
+    """Mark slices that no row mentions as dead, before their objects are deleted.
+
+    The mark makes a commit that comes too late fail, instead of pointing at objects that are
+    gone; `forget_slices` takes it away. Returns the slices that are still without a row.
+    """
+    claimed = []
+    for slice_id, size in slices:
+        if tx.get(SliceRef, slice_id, lock=True) is None:
+            tx.put_new(SliceRef(slice_id, size, 0))
+            claimed.append((slice_id, size))
+    return claimed
+
+
 def detached_nodes(tx: Transaction, before_s: int, *, limit: int) -> list[int]:
     """Return roots of directory clones begun before ``before_s`` and never attached."""
     rows = (row.inode for row in tx.scan(DetachedNode) if row.added_s < before_s)

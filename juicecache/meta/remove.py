@@ -14,6 +14,7 @@ from juicecache.meta.engine import Transaction
 from juicecache.meta.entries import check_may_take, check_not_frozen, lock_directories, old_entry
 from juicecache.meta.rows import (
     DeletedFile,
+    DetachedNode,
     DirQuota,
     DirStats,
     Edge,
@@ -89,6 +90,34 @@ def remove_below(tx: Transaction, ctx: Context, top: int, *, limit: int) -> list
     removed = [take_out(tx, ctx, ledger, edge) for edge in leaves]
     ledger.settle(tx, ctx)
     return removed
+
+
+def remove_detached(
+    tx: Transaction, ctx: Context, top: int, *, limit: int
+) -> tuple[list[Removed], bool]:
+    """Remove up to ``limit`` entries of a clone that was never attached, at last its root.
+
+    Returns
+    -------
+    tuple
+        What lost its name, and whether the clone is gone. If not, call again, in a new
+        transaction. One that was attached meanwhile is left alone.
+    """
+    if tx.get(DetachedNode, top, lock=True) is None:
+        return [], True
+    attr = tx.get(Attr, top, lock=True)
+    if attr is not None and attr.is_directory:
+        removed = remove_below(tx, ctx, top, limit=limit)
+        if removed:
+            return removed, False
+    tx.delete(DetachedNode, top)
+    if attr is None:
+        return [], True
+    ledger = Ledger()
+    tx.delete(DirStats, top)
+    gone = _forget(tx, ctx, ledger, attr)
+    ledger.settle(tx, ctx)
+    return [gone], True
 
 
 def take_out(tx: Transaction, ctx: Context, ledger: Ledger, edge: Edge) -> Removed:

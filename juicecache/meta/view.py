@@ -74,6 +74,10 @@ class View:
             return known[2]
         return None
 
+    def drop_extents(self, inode: int, index: int) -> None:
+        """Forget what is visible in a chunk: the same bytes are now elsewhere."""
+        self._extents.pop((inode, index), None)
+
     def keep_extents(
         self, attr: Attr, indices: Sequence[int], lists: Sequence[list[Extent]]
     ) -> None:

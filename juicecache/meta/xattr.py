@@ -37,7 +37,7 @@ class XattrMode(Enum):
 
 def get_xattr(tx: Transaction, inode: int, name: str) -> bytes:
     """Return one value, or raise NoAttributeError."""
-    row = tx.get(Xattr, inode, name)
+    row = _find(tx, inode, name)
     if row is None:
         get_attr(tx, inode)
         raise NoAttributeError("", f"inode {inode} has no attribute {name!r}")
@@ -62,8 +62,10 @@ def set_xattr(
     NoAttributeError
         ``mode`` is REPLACE and it does not.
     """
-    if not 1 <= len(name.encode("utf-8", "surrogateescape")) <= NAME_BYTES_MAX or "\0" in name:
-        raise InvalidNameError("", f"an attribute's name has 1 to {NAME_BYTES_MAX} bytes, no NUL")
+    if not _is_text(name) or not 1 <= len(name.encode()) <= NAME_BYTES_MAX or "\0" in name:
+        raise InvalidNameError(
+            "", f"an attribute's name is text of 1 to {NAME_BYTES_MAX} bytes without NUL"
+        )
     if name.startswith(_ACL_PREFIX):
         raise UnsupportedError("", "POSIX ACLs are not kept by this client")
     if len(value) > VALUE_BYTES_MAX:
@@ -72,7 +74,7 @@ def set_xattr(
         )
     _check_changeable(tx, inode)
     if mode is not XattrMode.ANY:
-        found = tx.get(Xattr, inode, name, lock=True)
+        found = _find(tx, inode, name)
         if found is not None and mode is XattrMode.CREATE:
             raise EntryExistsError("", f"inode {inode} has an attribute {name!r}")
         if found is None and mode is XattrMode.REPLACE:
@@ -83,9 +85,23 @@ def set_xattr(
 def remove_xattr(tx: Transaction, inode: int, name: str) -> None:
     """Remove one attribute, or raise NoAttributeError."""
     _check_changeable(tx, inode)
-    if tx.get(Xattr, inode, name, lock=True) is None:
+    if _find(tx, inode, name) is None:
         raise NoAttributeError("", f"inode {inode} has no attribute {name!r}")
     tx.delete(Xattr, inode, name)
+
+
+def _find(tx: Transaction, inode: int, name: str) -> Xattr | None:
+    # The row of the inode is locked by those who change it.
+    return tx.get(Xattr, inode, name) if _is_text(name) else None
+
+
+def _is_text(name: str) -> bool:
+    """Return whether the name can be stored: not bytes that are text in no encoding we know."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_changeable(tx: Transaction, inode: int) -> None:

@@ -296,6 +296,18 @@ def test_a_read_sees_one_state(engine, raw):
     assert counted(engine) == 1
 
 
+def test_a_scan_that_somebody_still_holds_does_not_hold_its_snapshot(engine, raw):
+    def body(tx):
+        rows = tx.scan(Counter)
+        next(rows)
+        return rows
+
+    held = engine.read(body)
+    raw.execute("INSERT INTO jfs_counter VALUES ('a', 1)")
+    assert counted(engine) == 1
+    del held
+
+
 # ---------------------------------------------------------------- locks
 
 

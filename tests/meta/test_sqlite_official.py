@@ -180,7 +180,6 @@ def shape(engine: SqliteEngine) -> dict[bytes, tuple]:
             path, attr = pending.pop()
             link = tree.readlink(tx, attr.inode) if attr.type == NodeType.SYMLINK else b""
             content = read_chunk(tx, attr.inode, 0)
-            # A loaded hard link knows its parents; a dump tells them from its entries.
             found[path] = attr, link, content, list_xattr(tx, attr.inode), tx.links(attr.inode)
             if attr.is_directory:
                 pending += [(path + b"/" + name, child) for name, child in tx.children(attr.inode)]

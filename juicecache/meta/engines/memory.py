@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TypeVar, cast
 
 from juicecache.errors import ClosedError, ConflictError
+from juicecache.forks import survive_fork
 from juicecache.meta.engine import (
     Add,
     AddRefs,
@@ -26,7 +27,6 @@ from juicecache.meta.engine import (
     Transaction,
     Write,
 )
-from juicecache.meta.engines.fork import quiesce_on_fork
 from juicecache.meta.rows import TABLES, Chunk, Counter, Edge, Row, SliceRef, key_of
 from juicecache.model.attr import Attr
 
@@ -42,7 +42,7 @@ class MemoryEngine(Engine):
         self._setting: str | None = None
         self._commits = 0
         self._closed = False
-        quiesce_on_fork(self)
+        survive_fork(self)
 
     def attempt(self, body: Callable[[Transaction], T], *, writable: bool) -> T:
         """Run ``body`` under the lock and apply its writes, all or none."""

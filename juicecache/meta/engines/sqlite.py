@@ -26,6 +26,7 @@ from juicecache.errors import (
     ReadOnlyVolumeError,
     VolumeFormatError,
 )
+from juicecache.forks import survive_fork
 from juicecache.meta.engine import (
     Add,
     AddRefs,
@@ -38,7 +39,6 @@ from juicecache.meta.engine import (
     Transaction,
     Write,
 )
-from juicecache.meta.engines.fork import quiesce_on_fork
 from juicecache.meta.engines.sqlite_file import BUSY_TIMEOUT_S, Connections, DatabaseFile
 from juicecache.meta.engines.sqlite_schema import ADDED_COLUMNS, Statements, attr_of
 from juicecache.meta.rows import TABLES, Counter
@@ -87,7 +87,7 @@ class SqliteEngine(Engine):
         self._sql = Statements(f"jfs_{table_prefix}_" if table_prefix else "jfs_")
         self._connections = Connections(self._file.connect, self.describe())
         self.read_only = self._file.read_only
-        quiesce_on_fork(self)
+        survive_fork(self)
 
     # The engine's own contract.
 

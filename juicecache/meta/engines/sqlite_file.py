@@ -1,7 +1,7 @@
 """The file of a SQLite volume and this process's connections to it.
 
 Law: a connection serves one transaction at a time, belongs to this process, and is closed
-before the process forks (see ``fork``).
+before the process forks (see ``forks``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from juicecache.errors import ClosedError, EngineUnavailableError, VolumeFormatError
+from juicecache.mounts import network_file_system
 
 BUSY_TIMEOUT_S = 5.0
 """Wait for another client's lock: what the official client waits before it starts over."""
@@ -20,44 +21,6 @@ _STATEMENTS_MAX = 512
 """More than the distinct statements of an engine, so that none is ever compiled twice."""
 _CACHE_KIB = 16 * 1024
 """Pages kept by a connection: the edges and nodes of a listing of 100,000 entries."""
-
-# fmt: off
-_NETWORK_FILE_SYSTEMS = frozenset([
-    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs",
-    "nfs4", "ocfs2", "orangefs", "pvfs2", "smb3", "smbfs",
-])
-_NETWORK_FUSE = frozenset([
-    "afp", "blobfuse", "blobfuse2", "ceph", "ceph-fuse", "curlftpfs", "gcsfuse", "geesefs",
-    "glusterfs", "goofys", "juicefs", "mount-s3", "rclone", "s3fs", "seaweedfs", "sshfs",
-])
-# fmt: on
-
-
-def network_file_system(path: Path, mounts: str | None = None) -> str | None:
-    """Return the type of the network file system that holds ``path``; None when it is local.
-
-    Parameters
-    ----------
-    mounts
-        Text in the form of ``/proc/self/mountinfo``, which is read when this is None; where
-        there is no such file, every path counts as local.
-    """
-    if mounts is None:
-        try:
-            mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
-        except OSError:
-            return None
-    real = path.resolve()
-    best, found = -1, ""
-    for line in mounts.splitlines():
-        left, _, right = line.partition(" - ")
-        point = left.split()[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
-        # A later mount on the same point hides the earlier one.
-        if len(point) >= best and real.is_relative_to(point):
-            best, found = len(point), right.split()[0]
-    kind = found.removeprefix("fuse.")
-    is_network = kind in (_NETWORK_FUSE if found.startswith("fuse.") else _NETWORK_FILE_SYSTEMS)
-    return kind if is_network else None
 
 
 class DatabaseFile:

@@ -1,7 +1,9 @@
-"""What tiers do around ``os.fork``.
+"""Quiet points around ``os.fork`` for what a fork would break: tiers, metadata engines.
 
-Law: a child never waits for a lock that a thread of its parent held, and never uses a file
-descriptor whose lock belongs to its parent.
+Laws: a child never waits for a lock that a thread of its parent held, never uses a file
+descriptor whose lock belongs to its parent, and inherits nothing half-way through. SQLite
+above all keeps its file locks per process in memory that a fork copies: a child that merely
+has the parent's handle open believes in locks that it does not hold.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Protocol
 
 
 class Forkable(Protocol):
-    """What a tier does around a fork; neither call may raise."""
+    """What a part does around a fork; neither call may raise."""
 
     def before_fork(self) -> None:
         """Come to a state that can be copied, and keep other threads from leaving it."""
@@ -22,7 +24,7 @@ class Forkable(Protocol):
         """Go on, in the parent or as the only thread of the child."""
 
 
-# fork() knows no tier, so someone must: weakly, like the locks of ``logging``.
+# fork() knows no part, so someone must: weakly, like the locks of ``logging``.
 _live: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _held: list[Forkable] = []
 _forking = threading.RLock()

@@ -174,6 +174,18 @@ def rsa_passphrase(environ: Mapping[str, str] = os.environ) -> str:
     return environ.get("JFS_RSA_PASSPHRASE", "")
 
 
+def collectable_age_s(environ: Mapping[str, str] = os.environ) -> float:
+    """Return the age from which ``gc`` takes objects without a reference for garbage, in seconds.
+
+    An hour, or ``JFS_GC_SKIPPEDTIME`` as for the official client: less is safe only while
+    nobody writes.
+    """
+    text = environ.get("JFS_GC_SKIPPEDTIME", "3600")
+    if not text.isdigit():
+        raise ConfigError("JFS_GC_SKIPPEDTIME is a number of seconds")
+    return float(text)
+
+
 def storage_keys(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the keys of object storage for a new volume: arguments of ``format_volume``.
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 
 from juicecache.addresses import (
     MetaAddress,
+    collectable_age_s,
     mask_url,
     parse_meta,
     parse_volume_url,
@@ -30,6 +31,7 @@ __all__ = [
     "MetaAddress",
     "Option",
     "VolumeOptions",
+    "collectable_age_s",
     "find_volume",
     "list_volumes",
     "mask_url",
@@ -278,8 +280,9 @@ class VolumeOptions:
     verify_cache_checksum: str = _option(
         "text",
         "extend",
-        "which reads from a cache folder are checked: full blocks only (full), what of a range "
-        "is whole (shrink), or every range, reading a little more (extend)",
+        "when a cached block is checked: at every read (full), when this process first reads it "
+        "(extend), when it first reads all of it (shrink), never (none); a copy that was checked "
+        "once is not checked again, because blocks never change",
         choices=("none", "full", "shrink", "extend"),
     )
     max_readahead_bytes: int = _option(

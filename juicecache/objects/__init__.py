@@ -3,6 +3,7 @@
 store     the contract
 local     a directory
 s3        S3 and every S3-compatible service
+deferred  a store that is made at its first request
 foreign   other kinds, through an fsspec file system
 walk      the order in which directories list objects
 shards    one volume over several buckets

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from juicecache.errors import ConfigError
+from juicecache.objects.deferred import DeferredStore
 from juicecache.objects.kinds import ForeignAddress, LocalAddress, S3Address, locate
 from juicecache.objects.store import ObjectStore
 
@@ -118,24 +119,27 @@ def _open_bucket(config: StoreConfig, bucket: str) -> ObjectStore:
 
 
 def _open_s3(config: StoreConfig, address: S3Address) -> ObjectStore:
-    from juicecache.objects.s3 import S3Options, S3Store
+    def make() -> ObjectStore:
+        from juicecache.objects.s3 import S3Options, S3Store
 
-    return S3Store(
-        S3Options(
-            endpoint=address.endpoint,
-            bucket=address.bucket,
-            region=address.region,
-            path_style=address.path_style,
-            verify_tls=address.verify_tls,
-            access_key=config.access_key,
-            secret_key=config.secret_key,
-            session_token=config.session_token,
-            storage_class=config.storage_class,
-            connections=config.max_downloads + config.max_uploads,
-            get_timeout_s=config.get_timeout_s,
-            put_timeout_s=config.put_timeout_s,
+        return S3Store(
+            S3Options(
+                endpoint=address.endpoint,
+                bucket=address.bucket,
+                region=address.region,
+                path_style=address.path_style,
+                verify_tls=address.verify_tls,
+                access_key=config.access_key,
+                secret_key=config.secret_key,
+                session_token=config.session_token,
+                storage_class=config.storage_class,
+                connections=config.max_downloads + config.max_uploads,
+                get_timeout_s=config.get_timeout_s,
+                put_timeout_s=config.put_timeout_s,
+            )
         )
-    )
+
+    return DeferredStore(make, f"{address.endpoint or 's3:/'}/{address.bucket}")
 
 
 def _open_foreign(address: ForeignAddress) -> ObjectStore:

@@ -242,6 +242,8 @@ class S3Store(ObjectStore):
             read_timeout=max(options.get_timeout_s, options.put_timeout_s),
             max_pool_connections=options.connections,
             retries={"total_max_attempts": 1},
+            # The driver builds its own, longer one anew for every request.
+            user_agent="juicecache",
             s3={"addressing_style": "path" if options.path_style else "virtual"},
             # Many services reject the trailing checksums that the driver sends by default.
             request_checksum_calculation="when_required",

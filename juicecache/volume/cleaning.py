@@ -7,6 +7,7 @@ references, which the next collection finishes.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from juicecache.errors import JuicecacheError
 from juicecache.meta import dropping
@@ -44,13 +45,27 @@ def clean_later(parts: Parts, inode: int) -> None:
 
     A failure is logged and left to ``gc``: the file's row among the deleted ones stays.
     """
+    run_later(
+        parts,
+        lambda: clean_file(parts, inode),
+        f"content of removed inode {inode} is left to gc",
+    )
+
+
+def run_later(parts: Parts, work: Callable[[], object], otherwise: str) -> None:
+    """Do ``work`` in the background; a failure is logged as ``otherwise`` and its reason."""
 
     def run() -> None:
         try:
-            clean_file(parts, inode)
+            work()
         except JuicecacheError as error:
-            log.warning("content of removed inode %d is left to gc: %s", inode, error)
+            log.warning("%s: %s", otherwise, error)
 
-    future = parts.cleaners.submit(run)
+    try:
+        future = parts.cleaners.submit(run)
+    except RuntimeError:
+        # A handle that was never closed is closed while the interpreter ends.
+        log.info("%s: the process ends", otherwise)
+        return
     parts.cleaning.add(future)
     future.add_done_callback(parts.cleaning.discard)

@@ -135,6 +135,8 @@ def change_volume(meta: str | Engine, **fields: object) -> Setting:
         if not text:
             raise ConfigError(f"{engine.describe()} holds no volume")
         setting = replace(Setting.parse(text), **fields)  # type: ignore[arg-type]  # checked by name
+        if setting.storage == "file" and not setting.bucket.endswith("/"):
+            setting = replace(setting, bucket=setting.bucket + "/")
         engine.put_setting(setting.to_text(_nonce))
     return setting
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -43,6 +44,7 @@ class Parts:
     cleaners: BoundedExecutor
     pid: int = field(default_factory=os.getpid)
     cleaning: set[Future[None]] = field(default_factory=set)
+    compacting: set[tuple[int, int]] = field(default_factory=set)
 
     def close(self, *, engine: bool) -> None:
         """Finish background work and release everything, with ``engine`` the database too."""
@@ -111,8 +113,18 @@ def store_config(setting: Setting, options: VolumeOptions) -> StoreConfig:
     )
 
 
-def build_parts(meta: str | Engine, options: VolumeOptions) -> Parts:
-    """Open every part of a volume. Starts no thread and makes no request to object storage."""
+def build_parts(
+    meta: str | Engine,
+    options: VolumeOptions,
+    wrap_store: Callable[[ObjectStore], ObjectStore] | None = None,
+) -> Parts:
+    """Open every part of a volume. Starts no thread and makes no request to object storage.
+
+    Parameters
+    ----------
+    wrap_store
+        Stands between the volume and its object storage, to measure or to disturb.
+    """
     engine = open_engine(meta, read_only=options.read_only)
     try:
         setting = read_setting(engine)
@@ -120,6 +132,8 @@ def build_parts(meta: str | Engine, options: VolumeOptions) -> Parts:
             given=[name for name in ("secret_key", "session_token") if getattr(options, name)]
         )
         store = open_store(store_config(setting, options))
+        if wrap_store is not None:
+            store = wrap_store(store)
     except JuicecacheError:
         if engine is not meta:
             engine.close()

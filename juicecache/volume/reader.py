@@ -8,7 +8,8 @@ block that nobody has read yet fetches its range, the second one the block.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 from juicecache.errors import CorruptBlockError, IsDirectoryError, ObjectNotFoundError
@@ -22,6 +23,9 @@ _RANGE_SHARE = 4
 """A read of less than a quarter of a block fetches its range, as the official client does."""
 _WHOLE_BYTES = 128 * 1024
 """A block up to this size costs about one round trip either way: always load it whole."""
+_PLANNED_MAX = 256
+"""Files looked up before their loads begin: look-ups would otherwise compete with answers
+for the interpreter, and a longer list should not keep object storage waiting."""
 _MISSING_PAUSES_S = (0.05, 0.2, 1.0, 3.0)
 """Pauses before a missing object is looked for again: first for a slice list that a
 compaction replaced, then for the upload of a mount that commits before it uploads."""
@@ -69,17 +73,17 @@ class RangeRead:
 
     def begin(self, *, whole: bool) -> None:
         """Start loading what `take_cached` did not find; ``whole`` forbids fetching ranges."""
-        blocks = self._parts.blocks
-        load: list[int] = []
+        begin_reads(self._parts, (self,), whole=whole)
+
+    def missing(self) -> Iterator[tuple[int, BlockKey, BlockSpan]]:
+        """Iterate over what `take_cached` did not find: number, block and part of it."""
         for number, (key, span) in enumerate(self._spans):
-            if self._views[number] is not None:
-                continue
-            if whole or self._wants_block(key, span):
-                load.append(number)
-            else:
-                self._ranges[number] = blocks.begin_range(key, span.start, span.stop)
-        flights = blocks.begin(self._spans[number][0] for number in load)
-        self._ranges.update(zip(load, flights, strict=True))
+            if self._views[number] is None:
+                yield number, key, span
+
+    def expect(self, number: int, coming: Flight | Future[bytes]) -> None:
+        """Take the missing part ``number`` from a load, or a fetched range, under way."""
+        self._ranges[number] = coming
 
     def begin_ahead(self) -> bool:
         """Start loading blocks that no tier has, without reading the others yet.
@@ -162,15 +166,6 @@ class RangeRead:
             flight = self._parts.blocks.begin((key,))[0]
         return memoryview(self._parts.blocks.settle(flight))[span.start : span.stop]
 
-    def _wants_block(self, key: BlockKey, span: BlockSpan) -> bool:
-        blocks = self._parts.blocks
-        return (
-            not blocks.ranged
-            or key.length <= _WHOLE_BYTES
-            or (span.stop - span.start) * _RANGE_SHARE >= key.length
-            or blocks.touched(key)
-        )
-
     def _add_spans(self, index: int, extents: list[Extent]) -> None:
         layout = self._parts.layout
         first = index * CHUNK_BYTES
@@ -191,6 +186,35 @@ def _as_bytes(view: memoryview) -> bytes:
     if type(whole) is bytes and len(whole) == view.nbytes:
         return whole
     return bytes(view)
+
+
+def begin_reads(parts: Parts, reads: Sequence[RangeRead], *, whole: bool) -> None:
+    """Start everything that several planned reads miss, each block once.
+
+    A block is fetched in part only where a small part of it is wanted, once, and nobody
+    asked for it before; ``whole`` forbids that.
+    """
+    blocks = parts.blocks
+    missing = [(read, *one) for read in reads for one in read.missing()]
+    wanted = Counter(key for _, _, key, _ in missing)
+    load = []
+    for read, number, key, span in missing:
+        if whole or wanted[key] > 1 or _wants_block(parts, key, span):
+            load.append((read, number, key))
+        else:
+            read.expect(number, blocks.begin_range(key, span.start, span.stop))
+    flights = blocks.begin(key for _, _, key in load)
+    for (read, number, _), flight in zip(load, flights, strict=True):
+        read.expect(number, flight)
+
+
+def _wants_block(parts: Parts, key: BlockKey, span: BlockSpan) -> bool:
+    return (
+        not parts.blocks.ranged
+        or key.length <= _WHOLE_BYTES
+        or (span.stop - span.start) * _RANGE_SHARE >= key.length
+        or parts.blocks.touched(key)
+    )
 
 
 def clip(start: int | None, stop: int | None, length: int) -> tuple[int, int]:
@@ -240,16 +264,10 @@ def read_many_files(
 ) -> list[bytes | Exception]:
     """Return the outcome of every request, in order; all loads run at the same time."""
     outcomes: list[bytes | Exception | RangeRead] = []
-    for path, start, stop in requests:
-        try:
-            attr = file_attr(parts, path)
-            read = RangeRead(parts, attr, path, *clip(start, stop, attr.length))
-            read.plan()
-            if not read.take_cached():
-                read.begin(whole=False)
-            outcomes.append(read)
-        except Exception as error:
-            outcomes.append(error)
+    for first in range(0, len(requests), _PLANNED_MAX):
+        planned = [_planned(parts, *one) for one in requests[first : first + _PLANNED_MAX]]
+        begin_reads(parts, [one for one in planned if isinstance(one, RangeRead)], whole=False)
+        outcomes += planned
     results: list[bytes | Exception] = []
     for outcome in outcomes:
         if not isinstance(outcome, RangeRead):
@@ -260,3 +278,14 @@ def read_many_files(
         except Exception as error:
             results.append(error)
     return results
+
+
+def _planned(parts: Parts, path: str, start: int | None, stop: int | None) -> RangeRead | Exception:
+    try:
+        attr = file_attr(parts, path)
+        read = RangeRead(parts, attr, path, *clip(start, stop, attr.length))
+        read.plan()
+        read.take_cached()
+    except Exception as error:
+        return error
+    return read

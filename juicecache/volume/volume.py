@@ -31,8 +31,11 @@ from juicecache.meta.usage import Summary
 from juicecache.meta.xattr import XattrMode
 from juicecache.model.attr import Attr, NodeType
 from juicecache.model.setting import Setting
-from juicecache.objects.store import Buffer
-from juicecache.volume import cleaning, insight, reader, warm, writer
+from juicecache.objects.store import Buffer, ObjectStore
+from juicecache.volume import cleaning, insight, reader, warm, whole_files
+from juicecache.volume.compacting import compact_path
+from juicecache.volume.fsck import FsckReport, check_volume
+from juicecache.volume.gc import GcReport, collect_garbage
 from juicecache.volume.parts import Parts, build_parts
 from juicecache.volume.read_handle import FileReader
 from juicecache.volume.write_handle import FileUpdater, FileWriter
@@ -87,11 +90,19 @@ class Volume:
     ----------
     meta
         A metadata URL, or an engine object (which the caller closes).
+    wrap_store
+        Stands between the volume and its object storage, as `juicecache.volume.latency` does.
     """
 
-    def __init__(self, meta: str | Engine, options: VolumeOptions) -> None:
+    def __init__(
+        self,
+        meta: str | Engine,
+        options: VolumeOptions,
+        wrap_store: Callable[[ObjectStore], ObjectStore] | None = None,
+    ) -> None:
         self._meta = meta
         self.options = options
+        self._wrap_store = wrap_store
         self._parts: Parts | None = None
         self._building: dict[int, threading.Lock] = {}
         self._closed = False
@@ -113,7 +124,7 @@ class Volume:
             if self._closed:
                 raise ClosedError(f"{self!r} is closed")
             if self._parts is None or self._parts.pid != os.getpid():
-                self._parts = build_parts(self._meta, self.options)
+                self._parts = build_parts(self._meta, self.options, self._wrap_store)
             return self._parts
 
     # ------------------------------------------------------------------ the volume
@@ -164,6 +175,40 @@ class Volume:
         """
         return warm.warm_paths(self.parts(), paths, check=check, evict=evict, progress=progress)
 
+    def forget(self) -> None:
+        """Drop what this process remembers of the tree: the next look is at the database."""
+        self.parts().meta.view.forget()
+
+    def gc(
+        self,
+        *,
+        delete: bool = False,
+        compact: bool = False,
+        min_age_s: float = 3600.0,
+        progress: Callable[[GcReport], None] | None = None,
+    ) -> GcReport:
+        """Find, and with ``delete`` remove, what no file needs; see `gc.collect_garbage`."""
+        return collect_garbage(
+            self.parts(), delete=delete, compact=compact, min_age_s=min_age_s, progress=progress
+        )
+
+    def fsck(
+        self,
+        *,
+        path: str = "/",
+        repair: bool = False,
+        sync_dir_stat: bool = False,
+        progress: Callable[[FsckReport], None] | None = None,
+    ) -> FsckReport:
+        """Look for lost blocks and wrong sums; see `fsck.check_volume`."""
+        return check_volume(
+            self.parts(), path=path, repair=repair, sync_dir_stat=sync_dir_stat, progress=progress
+        )
+
+    def compact(self, path: str, progress: Callable[[int], None] | None = None) -> int:
+        """Merge the slices of every fragmented chunk at and below ``path``; return how many."""
+        return compact_path(self.parts(), path, progress)
+
     def close(self) -> None:
         """Finish background work, end the session, release everything. Safe to call twice."""
         parts, self._parts = self._parts, None
@@ -191,7 +236,7 @@ class Volume:
         """Carry the address and the options to another process."""
         if not isinstance(self._meta, str):
             raise TypeError(f"{self!r} cannot be pickled: its metadata lives in this process")
-        return Volume, (self._meta, self.options)
+        return Volume, (self._meta, self.options, self._wrap_store)
 
     def __repr__(self) -> str:
         address = mask_url(self._meta) if isinstance(self._meta, str) else self._meta.describe()
@@ -230,8 +275,10 @@ class Volume:
     ) -> None:
         """Create a directory, with ``parents`` also the missing ones above it."""
         meta = self.parts().meta
-        if exist_ok and not split_path(path):
-            return
+        if not split_path(path):
+            if exist_ok:
+                return
+            raise EntryExistsError(path, "the root is always there")
         if parents:
             meta.gate.check_writable(path)
             meta.make_parents(path)
@@ -363,11 +410,11 @@ class Volume:
         """
         if exclusive and self.exists(path):
             raise EntryExistsError(path)
-        writer.write_file(self.parts(), path, content, exclusive=exclusive)
+        whole_files.write_file(self.parts(), path, content, exclusive=exclusive)
 
     def write_files(self, contents: Sequence[tuple[str, Buffer]]) -> list[Exception | None]:
         """Write whole files, stored at the same time; return what went wrong with each."""
-        return writer.write_many_files(self.parts(), contents)
+        return whole_files.write_many_files(self.parts(), contents)
 
     def copy_file(self, source: str, target: str) -> None:
         """Copy a file inside the volume by its records; no byte is moved."""
@@ -394,7 +441,7 @@ class Volume:
             ``rb``, ``wb``, ``xb``, ``ab`` or ``r+b``. A new file, or one that ``wb``
             replaces, is seen by others from its first ``flush`` or ``close`` on.
         autocommit
-            False leaves a ``wb`` or ``xb`` file to its ``commit`` or ``discard``.
+            False leaves a ``wb``, ``xb`` or ``ab`` file to its ``commit`` or ``discard``.
 
         Raises
         ------
@@ -440,6 +487,7 @@ class Volume:
             path,
             inode=attr.inode,
             offset=attr.length,
+            autocommit=autocommit,
             mode=mode,
             on_open=hold,
             on_close=self._end_hold,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from juicecache.errors import StaleHandleError
 from juicecache.meta.chunks import NewSlice
 from juicecache.model.attr import Attr
+from juicecache.volume.compacting import compact_after_commit
 from juicecache.volume.parts import Parts
 from juicecache.volume.reader import read_range
 from juicecache.volume.writer import SliceWriter, Uploads
@@ -190,21 +191,22 @@ class FileWriter(io.BufferedIOBase):
     def _commit(self) -> None:
         try:
             self._cut()
-            self._uploads.commit(self._commit_slices)
+            attr = self._uploads.commit(self._commit_slices)
+            compact_after_commit(self._parts(), attr, self._slices)
         except BaseException as error:
             self._broken = error
             raise
         self._slices = []
         self._oldest_s = 0.0
 
-    def _commit_slices(self) -> None:
+    def _commit_slices(self) -> Attr:
         meta = self._parts().meta
         if self._inode:
-            meta.commit(self.path, self._inode, self._slices, time.time_ns())
-            return
+            return meta.commit(self.path, self._inode, self._slices, time.time_ns())
         attr = meta.commit_file(self.path, self._slices, time.time_ns(), exclusive=self._exclusive)
         self._inode = attr.inode
         self._on_open(attr.inode)
+        return attr
 
     def _end_hold(self) -> None:
         if self._inode and not self._ended and os.getpid() == self._pid:

@@ -6,8 +6,9 @@ crash leaves unreferenced objects at worst, which ``gc`` removes.
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -135,7 +136,7 @@ class SliceWriter:
         self._parts = parts
         self._uploads = uploads
         self._block_bytes = parts.layout.block_bytes
-        self._buffer = bytearray()
+        self._buffer = io.BytesIO()
         self._slice_id = 0
         self._slice_start = offset
         self.offset = offset
@@ -158,17 +159,17 @@ class SliceWriter:
                 self._slice_id = self._parts.meta.new_slice_id()
                 self._slice_start = self.offset
             room = min(
-                self._block_bytes - len(self._buffer),
+                self._block_bytes - self._buffer.tell(),
                 CHUNK_BYTES - self.offset % CHUNK_BYTES,
             )
             piece, view = view[:room], view[room:]
-            if stable and not self._buffer and piece.nbytes == self._block_bytes:
+            if stable and not self._buffer.tell() and piece.nbytes == self._block_bytes:
                 self.offset += piece.nbytes
                 self._upload(piece)
             else:
-                self._buffer += piece
+                self._buffer.write(piece)
                 self.offset += piece.nbytes
-                if len(self._buffer) == self._block_bytes:
+                if self._buffer.tell() == self._block_bytes:
                     self._upload_buffer()
             if self.offset % CHUNK_BYTES == 0:
                 done.append(self.cut())
@@ -177,7 +178,7 @@ class SliceWriter:
     def cut(self) -> NewSlice:
         """End the open slice: upload its last block and return its record."""
         size = self.offset - self._slice_start
-        if self._buffer:
+        if self._buffer.tell():
             self._upload_buffer()
         index, pos = divmod(self._slice_start, CHUNK_BYTES)
         record = SliceRecord(pos, self._slice_id, size, 0, size)
@@ -185,7 +186,8 @@ class SliceWriter:
         return NewSlice(index, record)
 
     def _upload_buffer(self) -> None:
-        body, self._buffer = self._buffer, bytearray()
+        # getvalue() gives its bytes away without a copy, and object storage shares them.
+        body, self._buffer = self._buffer.getvalue(), io.BytesIO()
         self._upload(body)
 
     def _upload(self, body: Buffer) -> None:
@@ -194,59 +196,3 @@ class SliceWriter:
         size = self.offset - self._slice_start
         index = (size - 1) // self._block_bytes
         self._uploads.add(self._parts.layout.block_key(self._slice_id, index, size), body)
-
-
-def write_file(parts: Parts, path: str, content: Buffer, *, exclusive: bool) -> None:
-    """Store a whole file and commit it in one transaction."""
-    parts.meta.gate.check_writable(path)
-    uploads = Uploads(parts)
-    try:
-        slices = _store(parts, uploads, content)
-        _commit(parts, uploads, path, slices, exclusive=exclusive)
-    except BaseException:
-        uploads.discard()
-        raise
-
-
-def write_many_files(
-    parts: Parts, contents: Sequence[tuple[str, Buffer]]
-) -> list[Exception | None]:
-    """Store several whole files, all uploads at the same time; return what went wrong with each."""
-    under_way: list[tuple[Uploads, list[NewSlice]] | Exception] = []
-    for path, content in contents:
-        uploads = Uploads(parts)
-        try:
-            parts.meta.gate.check_writable(path)
-            under_way.append((uploads, _store(parts, uploads, content)))
-        except Exception as error:
-            uploads.discard()
-            under_way.append(error)
-    outcomes: list[Exception | None] = []
-    for (path, _), work in zip(contents, under_way, strict=True):
-        if isinstance(work, Exception):
-            outcomes.append(work)
-            continue
-        uploads, slices = work
-        try:
-            _commit(parts, uploads, path, slices, exclusive=False)
-            outcomes.append(None)
-        except Exception as error:
-            uploads.discard()
-            outcomes.append(error)
-    return outcomes
-
-
-def _commit(
-    parts: Parts, uploads: Uploads, path: str, slices: list[NewSlice], *, exclusive: bool
-) -> None:
-    uploads.commit(
-        lambda: parts.meta.commit_file(path, slices, time.time_ns(), exclusive=exclusive)
-    )
-
-
-def _store(parts: Parts, uploads: Uploads, content: Buffer) -> list[NewSlice]:
-    writer = SliceWriter(parts, uploads, 0)
-    slices = writer.write(content, stable=True)
-    if writer.has_content:
-        slices.append(writer.cut())
-    return slices

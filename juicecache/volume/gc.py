@@ -1,0 +1,476 @@
+"""Garbage collection: what no file needs any more is counted, and on request removed.
+
+First the rows: sessions of clients that died, trash that expired, clones that were never
+attached, content of removed files, slices that a compaction replaced, slices without a
+reference. Then the objects that nothing refers to. Laws:
+
+* Without ``delete`` and ``compact`` nothing is changed.
+* A slice stays while any row mentions it: a record of a chunk, a delayed row, or a live
+  reference row. Objects are listed before these rows are read, so that what is committed
+  meanwhile is seen.
+* Objects without a row are removed only behind a mark that makes a late commit fail.
+* Memory is bounded by pages and batches, whatever the size of the volume.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from juicecache.errors import JuicecacheError
+from juicecache.meta import compaction, dropping, remove, session, trash
+from juicecache.meta.dropping import SliceKey
+from juicecache.meta.engine import Transaction
+from juicecache.meta.remove import Removed
+from juicecache.meta.rows import Chunk, DelayedSlices, DeletedFile, SliceRef
+from juicecache.model.attr import Attr
+from juicecache.model.layout import BlockKey, Layout, parse_block_name
+from juicecache.model.slices import RECORD_BYTES, refs_of
+from juicecache.objects.store import ObjectInfo, ObjectStore
+from juicecache.runtime import start
+from juicecache.volume.cleaning import clean_file, delete_slices
+from juicecache.volume.compacting import compact_chunk
+from juicecache.volume.parts import Parts
+
+T = TypeVar("T")
+
+_PAGE = 1000
+"""Rows of one read, entries of one removal: a transaction of some ten milliseconds."""
+_OBJECTS_PAGE = 10_000
+"""Objects listed before metadata is asked: ten requests to an object store."""
+_CANDIDATES_MAX = 100_000
+"""Objects that seem to be leaked and wait for one scan of all chunks: some 20 MB."""
+_CLAIMED = 100
+"""Slices marked, deleted and forgotten at a time."""
+_DETACHED_S = 24 * 3600
+"""A clone that takes longer than a day has died: the bound of the official client."""
+_ERRORS_MAX = 100
+"""Errors kept in a report: enough to see the pattern."""
+
+
+@dataclass(frozen=True, slots=True)
+class GcReport:
+    """What was found, and with ``delete`` and ``compact`` removed and merged; bytes as stored.
+
+    Attributes
+    ----------
+    stale_sessions, expired_trash, detached_trees, deleted_files, delayed_rows, dead_slices
+        Sessions without a heartbeat, hourly trash directories past their time, clones never
+        attached, removed files with content, expired rows of compactions, slices without
+        a reference.
+    trash_entries
+        Entries removed from the trash.
+    compacted_chunks
+        Chunks whose records were merged.
+    objects
+        Listed objects: ``valid`` ones are needed, ``pending`` ones belong to slices without a
+        reference, ``leaked`` ones to nothing, ``skipped`` ones to nothing but are young, and
+        ``other`` ones are no blocks and are never touched.
+    removed_objects
+        Leaked objects that were removed.
+    errors
+        What could not be done, a bounded number.
+    """
+
+    stale_sessions: int = 0
+    expired_trash: int = 0
+    trash_entries: int = 0
+    detached_trees: int = 0
+    deleted_files: int = 0
+    delayed_rows: int = 0
+    dead_slices: int = 0
+    compacted_chunks: int = 0
+    objects: int = 0
+    valid_objects: int = 0
+    valid_bytes: int = 0
+    pending_objects: int = 0
+    pending_bytes: int = 0
+    leaked_objects: int = 0
+    leaked_bytes: int = 0
+    skipped_objects: int = 0
+    skipped_bytes: int = 0
+    other_objects: int = 0
+    removed_objects: int = 0
+    errors: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class StoredSlice:
+    """The listed objects of one slice.
+
+    Attributes
+    ----------
+    blocks
+        {block name: raw length}.
+    size
+        What the slice has at least, as its blocks tell.
+    """
+
+    slice_id: int
+    blocks: dict[str, int] = field(default_factory=dict)
+    stored_bytes: int = 0
+    newest_ns: int = 0
+    size: int = 0
+
+    def keys(self, layout: Layout) -> list[BlockKey]:
+        """Return the keys of the listed blocks."""
+        return [BlockKey(layout.namespace, name, length) for name, length in self.blocks.items()]
+
+
+def collect_garbage(
+    parts: Parts,
+    *,
+    delete: bool = False,
+    compact: bool = False,
+    min_age_s: float = 3600.0,
+    progress: Callable[[GcReport], None] | None = None,
+) -> GcReport:
+    """Look for what no file needs any more. Safe to interrupt and to repeat.
+
+    Parameters
+    ----------
+    delete
+        Remove what was found. Objects that nothing refers to must be older than
+        ``min_age_s``: younger ones may belong to a write that is not committed yet. Their
+        age is by the clock of object storage; a write that is late all the same fails.
+    compact
+        Merge the records of every chunk that has two or more.
+    progress
+        Called with the report so far, after each page.
+
+    Raises
+    ------
+    ReadOnlyVolumeError
+        ``delete`` or ``compact`` where changes are refused.
+    ObjectError, MetaError
+        Object storage or the database cannot be read.
+    """
+    if delete or compact:
+        parts.meta.gate.check_writable("/")
+    collector = _Collector(parts, delete=delete, min_age_s=min_age_s, progress=progress)
+    collector.collect_sessions()
+    collector.collect_trash()
+    collector.collect_detached()
+    collector.collect_deleted_files()
+    collector.collect_delayed()
+    if compact:
+        collector.compact()
+    collector.collect_dead_slices()
+    collector.collect_objects()
+    if delete:
+        parts.meta.view.forget()
+    return collector.report
+
+
+class _Collector:
+    """One run: the steps in order, and the report so far."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        delete: bool,
+        min_age_s: float,
+        progress: Callable[[GcReport], None] | None,
+    ) -> None:
+        self.report = GcReport()
+        self._parts = parts
+        self._engine = parts.engine
+        self._delete = delete
+        self._progress = progress
+        self._now_ns = parts.meta.gate.now_ns()
+        self._now_s = self._now_ns // 1_000_000_000
+        self._trash_days = parts.meta.gate.setting.trash_days
+        # Files carry the time of this machine, objects that of their server.
+        self._young_ns = time.time_ns() - round(min_age_s * 1e9)
+
+    # ------------------------------------------------------------------ rows
+
+    def collect_sessions(self) -> None:
+        def act(sid: int) -> None:
+            done = False
+            while not done:
+                removed, done = self._engine.write(
+                    lambda tx: session.close_stale_session(tx, sid, self._now_s)
+                )
+                for inode in removed:
+                    clean_file(self._parts, inode)
+
+        self._each(
+            "stale_sessions",
+            lambda tx, limit: session.stale_sessions(tx, self._now_s, limit=limit),
+            act,
+        )
+
+    def collect_trash(self) -> None:
+        hours = self._engine.read(
+            lambda tx: trash.expired_hours(tx, self._now_ns, self._trash_days)
+        )
+        self._count(expired_trash=len(hours))
+        for edge in hours if self._delete else ():
+            try:
+                ctx = self._parts.meta.gate.removal_context(skip_trash=True)
+                while removed := self._engine.write(
+                    lambda tx, edge=edge, ctx=ctx: remove.remove_below(  # type: ignore[misc]  # mypy cannot infer a lambda default
+                        tx, ctx, edge.inode, limit=_PAGE
+                    )
+                ):
+                    self._finish(removed)
+                    self._count(trash_entries=len(removed))
+                self._engine.write(
+                    lambda tx, edge=edge, ctx=ctx: trash.drop_hour(tx, ctx, edge.name)  # type: ignore[misc]
+                )
+            except JuicecacheError as error:
+                self._fail(f"trash of {edge.name.decode()}", error)
+
+    def collect_detached(self) -> None:
+        ctx = self._parts.meta.gate.removal_context(skip_trash=True) if self._delete else None
+
+        def act(top: int) -> None:
+            assert ctx is not None
+            done = False
+            while not done:
+                removed, done = self._engine.write(
+                    lambda tx: remove.remove_detached(tx, ctx, top, limit=_PAGE)
+                )
+                self._finish(removed)
+
+        before_s = self._now_s - _DETACHED_S
+        self._each(
+            "detached_trees",
+            lambda tx, limit: dropping.detached_nodes(tx, before_s, limit=limit),
+            act,
+        )
+
+    def collect_deleted_files(self) -> None:
+        # Of any age: dropping is safe beside the client that removed the file.
+        self._each(
+            "deleted_files",
+            lambda tx, limit: [row.inode for row in tx.scan(DeletedFile, limit=limit)],
+            lambda inode: clean_file(self._parts, inode),
+        )
+
+    def collect_delayed(self) -> None:
+        def act(slice_id: int) -> None:
+            dead = self._engine.write(lambda tx: compaction.drop_delayed(tx, slice_id))
+            delete_slices(self._parts, dead)
+
+        before_s = self._now_s - self._trash_days * 86_400
+        self._each(
+            "delayed_rows",
+            lambda tx, limit: compaction.expired_delayed(tx, before_s, limit=limit),
+            act,
+        )
+
+    def collect_dead_slices(self) -> None:
+        after: int | None = 0
+        while after is not None:
+            dead, after = self._engine.read(
+                lambda tx, after=after: dropping.dead_slices(tx, after=after, limit=_PAGE)  # type: ignore[misc]
+            )
+            self._count(dead_slices=len(dead))
+            if dead and self._delete:
+                used = self._mentioned({slice_id for slice_id, _ in dead})
+                for slice_id in sorted(used):
+                    self._fail(f"slice {slice_id}", "it has no reference, yet a file uses it")
+                try:
+                    delete_slices(self._parts, [key for key in dead if key[0] not in used])
+                except JuicecacheError as error:
+                    self._fail("slices without a reference", error)
+
+    def compact(self) -> None:
+        for row in self._chunks():
+            inode, index = row.inode, row.index
+            if len(row.slices) <= RECORD_BYTES or not self._is_node(inode):
+                continue
+            try:
+                self._count(compacted_chunks=compact_chunk(self._parts, inode, index))
+            except JuicecacheError as error:
+                self._fail(f"chunk {index} of inode {inode}", error)
+
+    def _is_node(self, inode: int) -> bool:
+        return self._engine.read(lambda tx: tx.get(Attr, inode)) is not None
+
+    def _each(
+        self,
+        name: str,
+        find: Callable[[Transaction, int], list[T]],
+        act: Callable[[T], None],
+    ) -> None:
+        """Count what ``find`` finds; with ``delete``, ``act`` on it until nothing new is found."""
+        failed: set[T] = set()
+        while True:
+            # Those that failed are found again: look behind them.
+            limit = _PAGE + len(failed) if self._delete else sys.maxsize
+            found = self._engine.read(partial(_found, find, limit))
+            fresh = [one for one in found if one not in failed]
+            self._count(**{name: len(fresh)})
+            if not self._delete or not fresh:
+                return
+            for one in fresh:
+                try:
+                    act(one)
+                except JuicecacheError as error:
+                    failed.add(one)
+                    self._fail(f"{name.replace('_', ' ')}: {one}", error)
+
+    def _finish(self, removed: list[Removed]) -> None:
+        """Drop the content of files that lost their last name."""
+        presence = self._parts.meta.presence
+        for one in removed:
+            is_nameless = one.attr.is_file and one.attr.nlink == 0
+            if one.doomed or (
+                is_nameless and not presence.sustain(one.inode) and presence.release(one.inode)
+            ):
+                clean_file(self._parts, one.inode)
+
+    # ------------------------------------------------------------------ objects
+
+    def collect_objects(self) -> None:
+        waiting: list[StoredSlice] = []
+        candidates: list[StoredSlice] = []
+        held = 0
+        for stored in self._stored_slices():
+            waiting.append(stored)
+            if len(waiting) == _PAGE:
+                candidates += self._without_row(waiting)
+                waiting = []
+                held = sum(len(one.blocks) for one in candidates)
+            if held >= _CANDIDATES_MAX:
+                self._settle(candidates)
+                candidates, held = [], 0
+        candidates += self._without_row(waiting)
+        self._settle(candidates)
+
+    def _stored_slices(self) -> Iterator[StoredSlice]:
+        """Iterate over the slices in object storage; their objects are neighbours in a listing."""
+        layout = self._parts.layout
+        current: StoredSlice | None = None
+        for info in listed_objects(self._parts):
+            self._count(objects=1)
+            found = parse_block_name(info.name.rpartition("/")[2])
+            if found is None or layout.object_name(info.name.rpartition("/")[2]) != info.name:
+                self._count(other_objects=1)
+                continue
+            slice_id, index, length = found
+            if current is None or current.slice_id != slice_id:
+                if current is not None:
+                    yield current
+                current = StoredSlice(slice_id)
+            current.blocks[info.name.rpartition("/")[2]] = length
+            current.stored_bytes += info.size_bytes
+            current.newest_ns = max(current.newest_ns, info.modified_ns)
+            current.size = max(current.size, index * layout.block_bytes + length)
+        if current is not None:
+            yield current
+
+    def _without_row(self, listed: list[StoredSlice]) -> list[StoredSlice]:
+        """Count slices by their reference rows; return the old ones that have none."""
+        keys = [(one.slice_id,) for one in listed]
+        rows = self._engine.read(lambda tx: tx.get_many(SliceRef, keys))
+        candidates = []
+        for stored, row in zip(listed, rows, strict=True):
+            if row is not None:
+                self._count_objects("valid" if row.refs > 0 else "pending", stored)
+            elif stored.newest_ns > self._young_ns:
+                self._count_objects("skipped", stored)
+            else:
+                candidates.append(stored)
+        if self._progress is not None:
+            self._progress(self.report)
+        return candidates
+
+    def _settle(self, candidates: list[StoredSlice]) -> None:
+        """Count, and remove, those that no chunk and no delayed row mentions either."""
+        if not candidates:
+            return
+        used = self._mentioned({one.slice_id for one in candidates})
+        leaked = [one for one in candidates if one.slice_id not in used]
+        for stored in candidates:
+            self._count_objects("valid" if stored.slice_id in used else "leaked", stored)
+        for first in range(0, len(leaked) if self._delete else 0, _CLAIMED):
+            try:
+                self._remove(leaked[first : first + _CLAIMED])
+            except JuicecacheError as error:
+                self._fail("leaked objects", error)
+
+    def _remove(self, leaked: list[StoredSlice]) -> None:
+        by_key: dict[SliceKey, StoredSlice] = {(one.slice_id, one.size): one for one in leaked}
+        claimed = self._engine.write(lambda tx: dropping.claim_orphans(tx, by_key))
+        keys = [key for one in claimed for key in by_key[one].keys(self._parts.layout)]
+        self._parts.blocks.delete(keys)
+        self._engine.write(lambda tx: dropping.forget_slices(tx, claimed))
+        self._count(removed_objects=len(keys))
+
+    def _mentioned(self, slice_ids: set[int]) -> set[int]:
+        """Return which of the slices any chunk or delayed row mentions; reads all of them."""
+        found: set[int] = set()
+        for chunk in self._chunks():
+            found.update(slice_id for slice_id, _ in refs_of(chunk.slices))
+            found &= slice_ids
+        after = 0
+        while rows := self._delayed(after):
+            for row in rows:
+                found.update(slice_id for slice_id, _ in compaction.entries_of(row.slices))
+                found &= slice_ids
+            after = rows[-1].slice_id
+        return found
+
+    def _chunks(self) -> Iterator[Chunk]:
+        after = (0, -1)
+        while rows := self._engine.read(
+            lambda tx: list(tx.scan(Chunk, after=after, limit=_PAGE))  # noqa: B023
+        ):
+            yield from rows
+            after = rows[-1].inode, rows[-1].index
+
+    def _delayed(self, after: int) -> list[DelayedSlices]:
+        return self._engine.read(
+            lambda tx: list(tx.scan(DelayedSlices, after=(after,), limit=_PAGE))
+        )
+
+    # ------------------------------------------------------------------ the report
+
+    def _count(self, **more: int) -> None:
+        changed = {name: getattr(self.report, name) + count for name, count in more.items()}
+        self.report = replace(self.report, **changed)
+
+    def _count_objects(self, kind: str, stored: StoredSlice) -> None:
+        self._count(**{f"{kind}_objects": len(stored.blocks), f"{kind}_bytes": stored.stored_bytes})
+
+    def _fail(self, what: str, reason: object) -> None:
+        if len(self.report.errors) < _ERRORS_MAX:
+            self.report = replace(self.report, errors=(*self.report.errors, f"{what}: {reason}"))
+
+
+def _found(find: Callable[[Transaction, int], list[T]], limit: int, tx: Transaction) -> list[T]:
+    return find(tx, limit)
+
+
+def listed_objects(parts: Parts) -> Iterator[ObjectInfo]:
+    """Iterate over everything below the volume's blocks in object storage, a page at a time."""
+    store, prefix = parts.store, parts.layout.chunks_prefix
+    after = ""
+    while infos := start(list_page(store, prefix, after), inline=store.inline).result():
+        yield from infos
+        after = infos[-1].name
+
+
+async def list_page(store: ObjectStore, prefix: str, after: str) -> list[ObjectInfo]:
+    """Return the objects that begin with ``prefix`` and follow ``after``, up to a page of them."""
+    found: list[ObjectInfo] = []
+    async with aclosing(store.list(prefix, after)) as listing:  # type: ignore[type-var]  # listings are generators
+        async for info in listing:
+            found.append(info)
+            if len(found) == _OBJECTS_PAGE:
+                break
+    return found

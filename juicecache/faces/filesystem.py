@@ -1,49 +1,49 @@
 """The fsspec face: ``juicecache://VOLUME/path`` for pandas, pyarrow, dask, torch and others.
 
-Two towers over one `Volume`. The synchronous methods run on the caller's thread and never
-touch an event loop, but for the recursive ``get`` and ``put``, which transfer many files at
-once. The coroutines answer inline when everything is warm, else on a few threads.
+The synchronous methods (here and in ``contents``) run on the caller's thread and touch no
+event loop, but for ``get`` and ``put``, which transfer many files at once. The coroutines
+(``coroutines``) stand on the synchronous methods.
 
-No rule of the file system lives here.
+No rule of the file system lives here, only fsspec's rules of names and paths.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, ClassVar, TypeVar, cast
+from typing import Any, ClassVar
 
-from fsspec.asyn import AsyncFileSystem, get_loop, sync
-from fsspec.callbacks import DEFAULT_CALLBACK, Callback
+from fsspec.asyn import get_loop
 from fsspec.utils import stringify_path
 
 from juicecache.config import VolumeOptions, find_volume, mask_url, parse_volume_url
 from juicecache.errors import (
-    EntryNotFoundError,
+    ConfigError,
+    DirectoryNotEmptyError,
+    FileError,
     IsDirectoryError,
     NotDirectoryError,
 )
-from juicecache.faces.async_file import AsyncFile
-from juicecache.faces.listing import info_of
+from juicecache.faces.contents import VolumeContents
+from juicecache.faces.listing import info_of, walk_entries
+from juicecache.faces.moving import move, move_pairs, topmost
 from juicecache.model.attr import Attr, NodeType
 from juicecache.runtime import BoundedExecutor
 from juicecache.volume.insight import FileLayout, VolumeStats
 from juicecache.volume.volume import Volume
 from juicecache.volume.warm import WarmReport
 
-T = TypeVar("T")
-
 _THREADS = 16
 """Threads for coroutines that must wait: cold reads overlap; more would fight for the GIL."""
-_COPY_BYTES = 4 << 20
-"""Bytes per step of a transfer with a local file: one block of the default size."""
 _SECRET_OPTIONS = ("secret_key", "session_token")
 _CACHING_OPTIONS = ("use_listings_cache", "listings_expiry_time", "max_paths")
+"""fsspec's own options of a cache that would only add staleness to ours."""
 
 
-class JuiceCacheFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no types
+class JuiceCacheFileSystem(VolumeContents):
     """A volume as an fsspec file system.
 
     Parameters
@@ -88,11 +88,26 @@ class JuiceCacheFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has
     ) -> None:
         for name in _CACHING_OPTIONS:
             options.pop(name, None)
-        super().__init__(
-            asynchronous=asynchronous, loop=loop, batch_size=batch_size, use_listings_cache=False
-        )
+        # "asynchronous" here keeps fsspec from starting its loop thread: most processes need
+        # none, and one that forks should have none. See `loop`.
+        super().__init__(asynchronous=True, batch_size=batch_size, use_listings_cache=False)
+        self.asynchronous = asynchronous
+        self._loop = loop
         self.volume = Volume(find_volume(volume, meta), VolumeOptions.from_options(options))
-        self._executor = BoundedExecutor(_THREADS, "juicecache-fsspec")
+        self.executor = BoundedExecutor(_THREADS, "juicecache-fsspec")
+        self._check_name(volume)
+
+    def _check_name(self, wanted: str) -> None:
+        found = self.volume.setting.name
+        if wanted and wanted != found:
+            self.volume.close()
+            raise ConfigError(
+                f"the metadata address of volume {wanted!r} leads to volume {found!r}; "
+                "correct the name, 'meta', JUICECACHE_META or the volume list"
+            )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.volume.setting.name} {self.volume!r}>"
 
     # ------------------------------------------------------------------ addresses
 
@@ -105,11 +120,14 @@ class JuiceCacheFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has
             text = "/" + text.partition("://")[2].partition("/")[2]
         elif not text.startswith("/"):
             text = "/" + text
+        if "//" in text:
+            text = "/" + "/".join(filter(None, text.split("/")))
         return text.rstrip("/") or cls.root_marker
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, str]:
-        if "://" not in path:
+        # juicecache:///path is a path of the volume that the options name.
+        if "://" not in path or path.partition("://")[2].startswith("/"):
             return {}
         return {"volume": parse_volume_url(path)[0]}
 
@@ -124,8 +142,10 @@ class JuiceCacheFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has
 
     @property
     def loop(self) -> Any:
-        """The event loop of fsspec in this process; a fork gets its own."""
-        return self._loop if self.asynchronous else get_loop()
+        """The loop that was given, else that of fsspec in this process; a fork gets its own."""
+        if self._pid == os.getpid() and (self.asynchronous or self._loop is not None):
+            return self._loop
+        return get_loop()
 
     def to_dict(self, *, include_password: bool = True) -> dict[str, Any]:
         """Return the arguments of this instance, without secrets unless asked for."""
@@ -153,10 +173,8 @@ class JuiceCacheFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has
         if attr.type != NodeType.SYMLINK:
             return info_of(path, attr)
         destination = self.volume.readlink(path)
-        try:
+        with suppress(FileError):  # a link to nowhere, or in a circle, is described as itself
             attr = self.volume.stat(path)
-        except (EntryNotFoundError, NotDirectoryError):
-            pass  # a link to nowhere is described as itself
         return info_of(path, attr, destination)
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
@@ -172,16 +190,56 @@ class JuiceCacheFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has
         return [self._info_of(f"{head}/{name}", attr) for name, attr in entries]
 
     def exists(self, path: str, **kwargs: Any) -> bool:
-        """Return whether the path leads to something."""
-        return self.volume.exists(self._strip_protocol(path))
+        """Return whether the path leads to something; False for a name that cannot exist."""
+        try:
+            self.volume.stat(self._strip_protocol(path))
+        except FileError:
+            return False
+        return True
 
     def lexists(self, path: str, **kwargs: Any) -> bool:
         """Return whether there is an entry, be it a link to nowhere."""
         try:
             self.volume.stat(self._strip_protocol(path), follow=False)
-        except (EntryNotFoundError, NotDirectoryError):
+        except FileError:
             return False
         return True
+
+    def walk(
+        self,
+        path: str,
+        maxdepth: int | None = None,
+        topdown: bool = True,
+        on_error: str | Callable[[OSError], None] = "omit",
+        detail: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[tuple[str, Any, Any]]:
+        """Iterate over (directory, directories in it, files in it) at and below ``path``.
+
+        Top down, names removed from the directories are not visited. Links to directories
+        are named among them and not followed, so that no tree is infinite.
+        """
+        if maxdepth is not None and maxdepth < 1:
+            raise ValueError("maxdepth must be at least 1")
+        top = self._strip_protocol(path)
+        return walk_entries(self.ls, top, maxdepth, on_error, topdown=topdown, detail=detail)
+
+    def du(
+        self,
+        path: str,
+        total: bool = True,
+        maxdepth: int | None = None,
+        withdirs: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Return the bytes of the files below ``path``, or with ``total=False`` of each."""
+        found = self.find(path, maxdepth=maxdepth, withdirs=withdirs, detail=True)
+        sizes = {name: info["size"] for name, info in found.items()}
+        return sum(sizes.values()) if total else sizes
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        """Forget what ``attr_cache`` and ``open_cache`` keep: the next look is at the volume."""
+        self.volume.forget()
 
     def created(self, path: str) -> datetime:
         """Return when the inode last changed: the format keeps no time of creation."""
@@ -205,105 +263,7 @@ class JuiceCacheFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has
         """Return `ukey` as a number."""
         return int(self.ukey(path), 16)
 
-    # ------------------------------------------------------------------ reading
-
-    def cat_file(
-        self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
-    ) -> bytes:
-        """Return bytes ``[start, end)`` of a file; negative offsets count from its end."""
-        return self.volume.read_file(self._strip_protocol(path), start, end)
-
-    def cat(
-        self,
-        path: Any,
-        recursive: bool = False,
-        on_error: str = "raise",
-        **kwargs: Any,
-    ) -> Any:
-        """Return the content of one file, or of several by name, all loaded at the same time."""
-        paths = self.expand_path(path, recursive=recursive, **kwargs)
-        if recursive:
-            paths = [one for one in paths if not self.volume.stat(one).is_directory]
-        single = isinstance(path, str | os.PathLike) and paths == [self._strip_protocol(path)]
-        if single:
-            return self.cat_file(paths[0])
-        outcomes = self.volume.read_files([(one, None, None) for one in paths])
-        contents: dict[str, bytes | Exception] = {}
-        for one, outcome in zip(paths, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                if on_error == "raise":
-                    raise outcome
-                if on_error == "omit":
-                    continue
-            contents[one] = outcome
-        return contents
-
-    def cat_ranges(
-        self,
-        paths: Sequence[str],
-        starts: int | Sequence[int | None] | None,
-        ends: int | Sequence[int | None] | None,
-        max_gap: int | None = None,
-        on_error: str = "return",
-        **kwargs: Any,
-    ) -> list[bytes | Exception]:
-        """Return one range of each path, all loaded at the same time."""
-        if max_gap is not None:
-            raise NotImplementedError("max_gap: ranges are merged by block anyway")
-        count = len(paths)
-        firsts = [starts] * count if isinstance(starts, int | None) else list(starts)
-        lasts = [ends] * count if isinstance(ends, int | None) else list(ends)
-        if not len(firsts) == len(lasts) == count:
-            raise ValueError("paths, starts and ends must have the same length")
-        requests = [
-            (self._strip_protocol(path), first, last)
-            for path, first, last in zip(paths, firsts, lasts, strict=True)
-        ]
-        outcomes = self.volume.read_files(requests)
-        if on_error == "raise":
-            for outcome in outcomes:
-                if isinstance(outcome, Exception):
-                    raise outcome
-        return outcomes
-
-    def _open(
-        self,
-        path: str,
-        mode: str = "rb",
-        block_size: int | str | None = None,
-        autocommit: bool = True,
-        cache_options: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        # The volume reads ahead by itself; fsspec's block size and caches have no use here.
-        return self.volume.open(self._strip_protocol(path), mode, autocommit=autocommit)
-
-    # ------------------------------------------------------------------ writing
-
-    def pipe_file(self, path: str, value: Any, mode: str = "overwrite", **kwargs: Any) -> None:
-        """Make a file with exactly this content; ``mode="create"`` refuses an existing one."""
-        path = self._strip_protocol(path)
-        if self._intrans:
-            with self.open(path, "xb" if mode == "create" else "wb") as file:
-                file.write(value)
-            return
-        self.volume.write_file(path, value, exclusive=mode == "create")
-
-    def pipe(self, path: Any, value: Any = None, **kwargs: Any) -> None:
-        """Write one file, or a dictionary of them, all stored at the same time."""
-        if isinstance(path, str | os.PathLike):
-            self.pipe_file(self._strip_protocol(path), value, **kwargs)
-            return
-        if not isinstance(path, dict):
-            raise ValueError("path must be a str or a dict of paths and contents")
-        if self._intrans or kwargs:
-            for one, content in path.items():
-                self.pipe_file(one, content, **kwargs)
-            return
-        contents = [(self._strip_protocol(one), content) for one, content in path.items()]
-        for error in self.volume.write_files(contents):
-            if error is not None:
-                raise error
+    # ------------------------------------------------------------------ changing
 
     def mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> None:
         """Create a directory, by default with its parents; it must not exist."""
@@ -322,17 +282,22 @@ class JuiceCacheFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has
         self.volume.unlink(self._strip_protocol(path))
 
     def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
-        """Remove files; with ``recursive`` also directories with what is below them."""
-        if maxdepth is not None:
-            super(AsyncFileSystem, self).rm(path, recursive=recursive, maxdepth=maxdepth)
-            return
-        for one in self.expand_path(path):
-            if recursive:
+        """Remove files; with ``recursive`` also directories with what is below them.
+
+        With ``maxdepth`` deeper entries stay, and the directories that lead to them.
+        """
+        if recursive and maxdepth is None:
+            for one in topmost(self.expand_path(path)):
                 self.volume.remove_tree(one)
-            elif self.volume.stat(one, follow=False).is_directory:
-                raise IsDirectoryError(one, "a directory needs recursive=True")
-            else:
+            return
+        for one in reversed(self.expand_path(path, recursive=recursive, maxdepth=maxdepth)):
+            if not self.volume.stat(one, follow=False).is_directory:
                 self.volume.unlink(one)
+            elif recursive:
+                with suppress(DirectoryNotEmptyError):
+                    self.volume.remove_directory(one)
+            else:
+                raise IsDirectoryError(one, "a directory needs recursive=True")
 
     def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
         """Copy a file by its records, moving no byte; a directory is made, not its entries."""
@@ -344,7 +309,7 @@ class JuiceCacheFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has
 
     def mv_file(self, path1: str, path2: str, **kwargs: Any) -> None:
         """Rename a file, replacing what is there."""
-        self._rename(self._strip_protocol(path1), self._strip_protocol(path2))
+        move(self.volume, self._strip_protocol(path1), self._strip_protocol(path2))
 
     def mv(
         self,
@@ -354,98 +319,18 @@ class JuiceCacheFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has
         maxdepth: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Rename an entry, a directory with all below it; into ``path2`` if that is a directory.
+        """Rename entries, a directory with all below it, ``recursive`` or not.
 
-        Several paths, or a pattern, are moved into the directory ``path2``.
+        Where they go is as for ``cp``: into ``path2`` if that is a directory or ends with
+        ``/``. Directories in the way are joined, files are replaced.
         """
-        sources = self.expand_path(path1)
-        into = str(stringify_path(path2)).endswith("/") if isinstance(path2, str) else False
-        target = self._strip_protocol(path2)
-        into = into or len(sources) > 1 or self.isdir(target)
-        for source in sources:
-            if not recursive and self.isdir(source):
-                raise IsDirectoryError(source, "a directory needs recursive=True")
-            place = f"{target.rstrip('/')}/{source.rpartition('/')[2]}" if into else target
-            self._rename(source, place)
-
-    def _rename(self, source: str, target: str) -> None:
-        if source == target:
+        if maxdepth is not None:
+            raise NotImplementedError("maxdepth: a directory is renamed with all below it")
+        if path1 == path2:
+            self.info(path1)
             return
-        try:
-            self.volume.rename(source, target)
-        except EntryNotFoundError:
-            self.volume.stat(source, follow=False)
-            parent = self._parent(target)
-            self.volume.make_directory(parent, parents=True, exist_ok=True)
-            self.volume.rename(source, target)
-
-    def touch(self, path: str, truncate: bool = True, **kwargs: Any) -> None:
-        """Make an empty file; with ``truncate=False`` an existing one only gets the time of now."""
-        path = self._strip_protocol(path)
-        if truncate or not self.volume.exists(path):
-            self.volume.write_file(path, b"")
-        else:
-            now_ns = int(datetime.now(UTC).timestamp() * 1e9)
-            self.volume.set_attr(path, atime_ns=now_ns, mtime_ns=now_ns)
-
-    # ------------------------------------------------------------------ transfers
-
-    def get(self, rpath: Any, lpath: Any, recursive: bool = False, **kwargs: Any) -> None:
-        """Copy to local files, many at once; see fsspec for patterns and callbacks."""
-        sync(self.loop, self._get, rpath, lpath, recursive=recursive, **kwargs)
-
-    def put(self, lpath: Any, rpath: Any, recursive: bool = False, **kwargs: Any) -> None:
-        """Copy from local files, many at once; see fsspec for patterns and callbacks."""
-        if self._intrans:
-            super(AsyncFileSystem, self).put(lpath, rpath, recursive=recursive, **kwargs)
-            return
-        sync(self.loop, self._put, lpath, rpath, recursive=recursive, **kwargs)
-
-    def get_file(
-        self,
-        rpath: str,
-        lpath: Any,
-        callback: Callback = DEFAULT_CALLBACK,
-        outfile: BinaryIO | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Copy one file to a local path or open file; a directory is made there."""
-        rpath = self._strip_protocol(rpath)
-        if self.volume.stat(rpath).is_directory:
-            os.makedirs(lpath, exist_ok=True)
-            return
-        if not hasattr(lpath, "write") and outfile is None:
-            os.makedirs(os.path.dirname(os.path.abspath(lpath)), exist_ok=True)
-        with self.volume.open(rpath) as source:
-            callback.set_size(cast("Any", source).size)
-            if outfile is not None or hasattr(lpath, "write"):
-                _transfer(source, outfile or lpath, callback)
-                return
-            with open(lpath, "wb") as target:
-                _transfer(source, target, callback)
-
-    def put_file(
-        self,
-        lpath: str,
-        rpath: str,
-        callback: Callback = DEFAULT_CALLBACK,
-        mode: str = "overwrite",
-        **kwargs: Any,
-    ) -> None:
-        """Copy one local file; a directory is made here. Others see it whole or not at all."""
-        rpath = self._strip_protocol(rpath)
-        if os.path.isdir(lpath):
-            self.makedirs(rpath, exist_ok=True)
-            return
-        with open(lpath, "rb") as source:
-            callback.set_size(os.fstat(source.fileno()).st_size)
-            target = self.open(rpath, "xb" if mode == "create" else "wb")
-            try:
-                _transfer(source, target, callback)
-            except BaseException:
-                target.discard()
-                raise
-            target.close()
+        for source, target in move_pairs(self, path1, path2):
+            move(self.volume, source, target)
 
     # ------------------------------------------------------------------ insight
 
@@ -471,80 +356,3 @@ class JuiceCacheFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has
         """
         expanded = self.expand_path([paths] if isinstance(paths, str) else list(paths))
         return self.volume.warmup(expanded, check=check, evict=evict, progress=progress)
-
-    # ------------------------------------------------------------------ coroutines
-
-    async def _offload(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        import asyncio
-        from functools import partial
-
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor.pool, partial(call, *args, **kwargs))
-
-    async def _info(self, path: str, **kwargs: Any) -> dict[str, Any]:
-        return await self._offload(self.info, path)
-
-    async def _ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
-        return await self._offload(self.ls, path, detail=detail)
-
-    async def _exists(self, path: str, **kwargs: Any) -> bool:
-        return await self._offload(self.exists, path)
-
-    async def _cat_file(
-        self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
-    ) -> bytes:
-        warm = self.volume.peek(self._strip_protocol(path), start, end)
-        if warm is not None:
-            return warm
-        return await self._offload(self.cat_file, path, start, end)
-
-    async def _cat_ranges(self, paths: Any, starts: Any, ends: Any, **kwargs: Any) -> Any:
-        return await self._offload(self.cat_ranges, paths, starts, ends, **kwargs)
-
-    async def _pipe_file(
-        self, path: str, value: Any, mode: str = "overwrite", **kwargs: Any
-    ) -> None:
-        await self._offload(self.pipe_file, path, value, mode=mode)
-
-    async def _mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> None:
-        await self._offload(self.mkdir, path, create_parents=create_parents)
-
-    async def _makedirs(self, path: str, exist_ok: bool = False) -> None:
-        await self._offload(self.makedirs, path, exist_ok=exist_ok)
-
-    async def _rmdir(self, path: str) -> None:
-        await self._offload(self.rmdir, path)
-
-    async def _touch(self, path: str, truncate: bool = True, **kwargs: Any) -> None:
-        await self._offload(self.touch, path, truncate=truncate)
-
-    async def _rm_file(self, path: str, **kwargs: Any) -> None:
-        await self._offload(self.rm_file, path)
-
-    async def _rm(self, path: Any, recursive: bool = False, **kwargs: Any) -> None:
-        await self._offload(self.rm, path, recursive=recursive)
-
-    async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
-        await self._offload(self.cp_file, path1, path2)
-
-    async def _mv_file(self, path1: str, path2: str) -> None:
-        await self._offload(self.mv_file, path1, path2)
-
-    async def _get_file(self, rpath: str, lpath: Any, **kwargs: Any) -> None:
-        await self._offload(self.get_file, rpath, lpath, **kwargs)
-
-    async def _put_file(self, lpath: str, rpath: str, **kwargs: Any) -> None:
-        await self._offload(self.put_file, lpath, rpath, **kwargs)
-
-    async def open_async(self, path: str, mode: str = "rb", **kwargs: Any) -> AsyncFile:
-        """Open a file whose ``read``, ``write`` and ``close`` are coroutines."""
-        if "b" not in mode:
-            raise ValueError("open_async opens binary files; decode the bytes yourself")
-        file = await self._offload(self.open, path, mode, **kwargs)
-        return AsyncFile(file, self._executor)
-
-
-def _transfer(source: Any, target: Any, callback: Callback) -> None:
-    while piece := source.read(_COPY_BYTES):
-        target.write(piece)
-        callback.relative_update(len(piece))

@@ -1,7 +1,8 @@
-"""What fsspec calls an info: a dictionary about one entry."""
+"""What fsspec calls an info: a dictionary about one entry; and the walk over them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from juicecache.model.attr import Attr, NodeType
@@ -35,3 +36,58 @@ def info_of(path: str, attr: Attr, destination: str | None = None) -> dict[str, 
     if destination is not None:
         info["destination"] = destination
     return info
+
+
+def walk_entries(
+    ls: Callable[[str], list[dict[str, Any]]],
+    path: str,
+    maxdepth: int | None,
+    on_error: str | Callable[[OSError], None],
+    *,
+    topdown: bool,
+    detail: bool,
+) -> Iterator[tuple[str, Any, Any]]:
+    """Iterate over (directory, directories, files), as lists of names or {name: info}.
+
+    Parameters
+    ----------
+    ls
+        Returns the infos of a directory.
+    on_error
+        For a directory that cannot be listed: ``omit`` and ``raise``, or what is called with
+        the error.
+    """
+    try:
+        infos = ls(path)
+    except OSError as error:
+        if on_error == "raise":
+            raise
+        if callable(on_error):
+            on_error(error)
+        return
+    directories: dict[str, dict[str, Any]] = {}
+    files: dict[str, dict[str, Any]] = {}
+    for info in infos:
+        # A file that is walked lists itself; its name below itself is empty.
+        name = "" if info["name"] == path else info["name"].rpartition("/")[2]
+        kind = directories if info["type"] == "directory" else files
+        kind[name] = info
+    shown: Any = directories if detail else list(directories)
+    step = path, shown, files if detail else list(files)
+    if topdown:
+        yield step
+    if maxdepth is None or maxdepth > 1:
+        deeper = None if maxdepth is None else maxdepth - 1
+        for name in shown if topdown else directories:
+            known = directories.get(name)  # the caller may have added a name
+            if known is None or not known["islink"]:
+                yield from walk_entries(
+                    ls,
+                    f"{path.rstrip('/')}/{name}",
+                    deeper,
+                    on_error,
+                    topdown=topdown,
+                    detail=detail,
+                )
+    if not topdown:
+        yield step

@@ -1,0 +1,51 @@
+"""One file between a volume and this machine's own file system."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, BinaryIO, cast
+
+from fsspec.callbacks import Callback
+from fsspec.utils import isfilelike
+
+from juicecache.volume.read_handle import FileReader
+from juicecache.volume.volume import Volume
+
+_COPY_BYTES = 4 << 20
+"""Bytes per step of a transfer: one block of the default size."""
+
+
+def download(volume: Volume, path: str, target: Any, callback: Callback) -> None:
+    """Copy a file to a local path or into an open file; a directory is made there."""
+    if isfilelike(target):
+        _download_into(volume, path, target, callback)
+    elif volume.stat(path).is_directory:
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
+        with open(target, "wb") as file:
+            _download_into(volume, path, file, callback)
+
+
+def _download_into(volume: Volume, path: str, target: BinaryIO, callback: Callback) -> None:
+    with cast("FileReader", volume.open(path)) as source:
+        callback.set_size(source.size)
+        _transfer(source, target, callback)
+
+
+def upload(source: str, target: Any, callback: Callback) -> None:
+    """Copy a local file into an open file of a volume: all of it is committed, or nothing."""
+    try:
+        with open(source, "rb") as file:
+            callback.set_size(os.fstat(file.fileno()).st_size)
+            _transfer(file, target, callback)
+    except BaseException:
+        target.discard()
+        raise
+    target.close()
+
+
+def _transfer(source: Any, target: Any, callback: Callback) -> None:
+    while piece := source.read(_COPY_BYTES):
+        target.write(piece)
+        callback.relative_update(len(piece))

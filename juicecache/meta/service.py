@@ -115,15 +115,14 @@ class Meta:
         key = path if follow else (path,)
         attr = snapshot.attrs.get(key)
         if attr is None:
-            self.gate.check()
             names = self._names(path)
             attr = self._read(path, lambda tx: tree.resolve(tx, names, follow=follow))
             snapshot.keep(key, attr)
         return attr
 
-    def attr_of(self, inode: int) -> Attr:
-        """Return the attributes of an inode, from the database."""
-        return self.engine.read(lambda tx: tree.getattr(tx, inode))
+    def attr_of(self, path: str, inode: int) -> Attr:
+        """Return the attributes of an open file, from the database, whatever its name is now."""
+        return self._read(path, lambda tx: tree.getattr(tx, inode))
 
     def children(self, path: str) -> list[tuple[bytes, Attr]]:
         """Return the entries of a directory in name order, read in one transaction."""
@@ -159,11 +158,11 @@ class Meta:
         )
 
     def extents(
-        self, attr: Attr, indices: Sequence[int], *, again: bool = False
+        self, path: str, attr: Attr, indices: Sequence[int], *, again: bool = False
     ) -> list[list[Extent]]:
         """Return what is visible in chunks of a file, as of ``attr`` or later.
 
-        ``again`` drops what memory has: its objects were missing.
+        ``again`` drops what memory has: its objects were missing. ``path`` is for errors.
         """
         found = [None if again else self.view.extents(attr, index) for index in indices]
         unknown = [index for index, known in zip(indices, found, strict=True) if known is None]
@@ -174,7 +173,7 @@ class Meta:
                 now = tree.getattr(tx, inode)
                 return now, [chunks.read_chunk(tx, inode, index) for index in unknown]
 
-            now, records = self.engine.read(body)
+            now, records = self._read(path, body)
             lists = [visible(text) for text in records]
             self.view.keep_extents(now, unknown, lists)
             fresh = iter(lists)
@@ -340,6 +339,7 @@ class Meta:
         See `files.commit_file`.
         """
         names = self._entry(path)
+        self.gate.check_writable(path)
         inode = self._inodes.take()[0]
 
         def body(tx: Transaction, ctx: Context) -> Attr:
@@ -354,6 +354,7 @@ class Meta:
     def copy(self, source: str, target: str) -> None:
         """Copy a file by its slice records, replacing an existing file; no byte moves."""
         old, new = self._names(source), self._entry(target)
+        self.gate.check_writable(target)
         inode = self._inodes.take()[0]
 
         def body(tx: Transaction, ctx: Context) -> None:
@@ -366,6 +367,7 @@ class Meta:
     # ------------------------------------------------------------------ inside
 
     def _read(self, path: str, body: Callable[[Transaction], T]) -> T:
+        self.gate.check()
         with _located(path):
             return self.engine.read(body)
 

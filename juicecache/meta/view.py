@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 
 from juicecache.meta.engine import Engine
 from juicecache.model.attr import Attr
@@ -83,7 +84,8 @@ class View:
     ) -> None:
         """Remember slice lists, read together with ``attr``."""
         while len(self._extents) + len(lists) > _CHUNKS_MAX and self._extents:
-            # The oldest insertion goes; two threads may drop one more than needed.
-            self._extents.pop(next(iter(self._extents)), None)
+            # The oldest insertion goes; two threads may drop one more than needed, or meet.
+            with suppress(RuntimeError, StopIteration):
+                self._extents.pop(next(iter(self._extents)), None)
         for index, extents in zip(indices, lists, strict=True):
             self._extents[attr.inode, index] = (attr.mtime_ns, attr.ctime_ns, extents)

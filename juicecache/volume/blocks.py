@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from juicecache.cache.stack import TierStack
-from juicecache.errors import ObjectError
+from juicecache.errors import ObjectError, ObjectUnavailableError
 from juicecache.model.layout import BlockKey, Layout
 from juicecache.objects.store import Buffer, ObjectStore
 from juicecache.runtime import finish, loop_thread, start
@@ -112,8 +112,7 @@ class Blocks:
                     self._shared += 1
                 flights.append(flight)
         if self._store.inline:
-            for flight in fresh:
-                finish(self._load(flight))
+            self._load_inline(fresh)
         elif fresh:
             loop = loop_thread().loop
             loop.call_soon_threadsafe(lambda: [loop.create_task(self._load(f)) for f in fresh])
@@ -131,9 +130,11 @@ class Blocks:
         with self._lock:
             first, flight.settled = not flight.settled, True
         if first:
-            # Another thread may miss the tiers and join this flight until it is kept.
-            self.tiers.put(flight.key, body)
-            self._land(flight)
+            try:
+                # Another thread may miss the tiers and join this flight until it is kept.
+                self.tiers.put(flight.key, body)
+            finally:
+                self._land(flight)
         return body
 
     def abandon(self, flights: Iterable[Flight]) -> None:
@@ -158,6 +159,20 @@ class Blocks:
     def touched(self, key: BlockKey) -> bool:
         """Return whether a range of this block was fetched before: now all of it is wanted."""
         return key in self._touched
+
+    def _load_inline(self, flights: list[Flight]) -> None:
+        try:
+            for flight in flights:
+                finish(self._load(flight))
+        except BaseException:
+            # An interrupt: nobody collects these, and other threads may wait for the rest.
+            for flight in flights:
+                self._land(flight)
+                if not flight.future.done():
+                    flight.future.set_exception(
+                        ObjectUnavailableError(self._name(flight.key), "the load was interrupted")
+                    )
+            raise
 
     async def _load(self, flight: Flight) -> None:
         key = flight.key

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from juicecache.config import VolumeOptions, remember_volume
-from juicecache.errors import ConfigError, ObjectNotFoundError
+from juicecache.errors import ConfigError, JuicecacheError, ObjectNotFoundError
 from juicecache.meta import tree
 from juicecache.meta.engine import Engine
 from juicecache.model.setting import Setting
@@ -108,8 +108,13 @@ def format_volume(
             there = Setting.parse(engine.setting() or "")
             raise ConfigError(f"{engine.describe()} already holds the volume {there.name!r}")
         _claim_storage(setting)
-        engine.write(lambda tx: tree.plant_root(tx, time.time_ns(), trash=trash_days > 0))
-        engine.put_setting(setting.to_text(_nonce))
+        try:
+            engine.write(lambda tx: tree.plant_root(tx, time.time_ns(), trash=trash_days > 0))
+            engine.put_setting(setting.to_text(_nonce))
+        except JuicecacheError:
+            # The next try has another identity: this one must not stand in its way.
+            _release_storage(setting)
+            raise
     if remember and isinstance(meta, str):
         remember_volume(name, meta)
     return setting
@@ -166,6 +171,14 @@ def _claim_storage(setting: Setting) -> None:
     try:
         start(store.create(), inline=store.inline).result()
         start(_claim(store, setting), inline=store.inline).result()
+    finally:
+        start(store.aclose(), inline=store.inline).result()
+
+
+def _release_storage(setting: Setting) -> None:
+    store = open_store(store_config(setting, VolumeOptions.from_options({})))
+    try:
+        start(store.delete(setting.layout.uuid_name), inline=store.inline).result()
     finally:
         start(store.aclose(), inline=store.inline).result()
 

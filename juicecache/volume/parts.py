@@ -134,12 +134,12 @@ def build_parts(
         store = open_store(store_config(setting, options))
         if wrap_store is not None:
             store = wrap_store(store)
+        tiers = build_tiers(options)
     except JuicecacheError:
         if engine is not meta:
             engine.close()
         raise
     layout = setting.layout
-    tiers = build_tiers(options)
     umask = os.umask(0)
     os.umask(umask)
     service = Meta(

@@ -52,7 +52,7 @@ class RangeRead:
     def plan(self, *, again: bool = False) -> None:
         """Find the blocks, from the remembered slice lists or the database."""
         indices = _chunk_indices(self.start, self.stop)
-        lists = self._parts.meta.extents(self.attr, indices, again=again)
+        lists = self._parts.meta.extents(self.path, self.attr, indices, again=again)
         for index, extents in zip(indices, lists, strict=True):
             self._add_spans(index, extents)
 
@@ -106,6 +106,14 @@ class RangeRead:
             An object stayed missing after the slice list was read again.
         CorruptBlockError, ObjectError
         """
+        try:
+            return self._collect()
+        except BaseException:
+            # What else is on its way would count as loading for ever.
+            self.abandon()
+            raise
+
+    def _collect(self) -> bytes:
         for pause_s in (*_MISSING_PAUSES_S, None):
             try:
                 return self._assemble()
@@ -118,7 +126,7 @@ class RangeRead:
                         "(run 'juicecache fsck' to list what else is missing)",
                     ) from error
                 time.sleep(pause_s)
-                self.attr = self._parts.meta.attr_of(self.attr.inode)
+                self.attr = self._parts.meta.attr_of(self.path, self.attr.inode)
                 self._spans, self._ranges = [], {}
                 self.plan(again=True)
                 self.take_cached()

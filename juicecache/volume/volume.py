@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -458,13 +459,14 @@ class Volume:
         parts = self.parts()
         attr = reader.file_attr(parts, path)
         parts.meta.presence.open(attr.inode)
-        return FileReader(self.parts, path, attr, self._end_hold)
+        return FileReader(self.parts, path, attr, partial(self._end_hold, parts))
 
     def _open_writer(self, path: str, kind: str, mode: str, *, autocommit: bool) -> FileWriter:
         parts = self.parts()
         parts.meta.gate.check_writable(path)
         attr = self._find_file(path)
         hold = parts.meta.presence.open
+        end_hold = partial(self._end_hold, parts)
         if kind == "x" and attr is not None:
             raise EntryExistsError(path)
         if attr is None or kind == "w":
@@ -477,11 +479,11 @@ class Volume:
                 autocommit=autocommit,
                 mode=mode,
                 on_open=hold,
-                on_close=self._end_hold,
+                on_close=end_hold,
             )
         hold(attr.inode)
         if kind == "r+":
-            return FileUpdater(self.parts, path, attr, on_open=hold, on_close=self._end_hold)
+            return FileUpdater(self.parts, path, attr, on_open=hold, on_close=end_hold)
         return FileWriter(
             self.parts,
             path,
@@ -490,7 +492,7 @@ class Volume:
             autocommit=autocommit,
             mode=mode,
             on_open=hold,
-            on_close=self._end_hold,
+            on_close=end_hold,
         )
 
     def _find_file(self, path: str) -> Attr | None:
@@ -502,10 +504,9 @@ class Volume:
             raise IsDirectoryError(path)
         return attr
 
-    def _end_hold(self, inode: int) -> None:
-        parts = self._parts
-        if parts is None or parts.pid != os.getpid():
-            return  # closed before its files, or inherited by a fork
+    def _end_hold(self, parts: Parts, inode: int) -> None:
+        if parts is not self._parts or parts.pid != os.getpid():
+            return  # the volume was closed before its files, or the handle came by a fork
         if parts.meta.presence.close(inode):
             self._release(parts, inode)
 

@@ -41,8 +41,24 @@ def warm_paths(
     progress: Callable[[WarmReport], None] | None = None,
 ) -> WarmReport:
     """Load every block of the files below ``paths`` into the tiers; see `Volume.warmup`."""
-    report = WarmReport()
     window: deque[Flight] = deque()
+    try:
+        return _warm(parts, paths, window, check=check, evict=evict, progress=progress)
+    finally:
+        # After an interrupt, or an error of the tree, what is on its way is dropped.
+        parts.blocks.abandon(window)
+
+
+def _warm(
+    parts: Parts,
+    paths: Sequence[str],
+    window: deque[Flight],
+    *,
+    check: bool,
+    evict: bool,
+    progress: Callable[[WarmReport], None] | None,
+) -> WarmReport:
+    report = WarmReport()
     for path in paths:
         for file in _files_below(parts, path):
             report = replace(report, files=report.files + 1)

@@ -269,6 +269,15 @@ class FileUpdater(FileWriter):
         self._pos += count
         return count
 
+    def _restart(self) -> None:
+        try:
+            self._cut()
+        except BaseException as error:
+            # Its last block is not stored: the slice must never be committed.
+            self._broken = error
+            raise
+        self._writer = SliceWriter(self._parts(), self._uploads, self._pos)
+
     def read(self, size: int | None = -1, /) -> bytes:
         """Return up to ``size`` bytes from the position on, own writes included."""
         self._check_usable()
@@ -294,10 +303,11 @@ class FileUpdater(FileWriter):
 
     def truncate(self, size: int | None = None, /) -> int:
         """Set the length (the position by default); growing adds zeros."""
+        self._check_usable()
         self.flush()
         length = self._pos if size is None else size
         self._parts().meta.truncate_inode(self.path, self._inode, length)
         return length
 
     def _attr(self) -> Attr:
-        return self._parts().meta.attr_of(self._inode)
+        return self._parts().meta.attr_of(self.path, self._inode)

@@ -36,6 +36,7 @@ class Uploads:
         self._parts = parts
         self._pending: list[tuple[BlockKey, Buffer, Future[None]]] = []
         self._first_stored_s = 0.0
+        self._doubtful: list[BlockKey] = []
         self.stored: list[BlockKey] = []
 
     def add(self, key: BlockKey, body: Buffer) -> None:
@@ -65,8 +66,8 @@ class Uploads:
         """Wait for what is under way and delete everything stored since the last commit."""
         for _, _, future in self._pending:
             future.exception()
-        keys = [*self.stored, *(key for key, _, _ in self._pending)]
-        self._pending, self.stored = [], []
+        keys = [*self.stored, *self._doubtful, *(key for key, _, _ in self._pending)]
+        self._pending, self._doubtful, self.stored = [], [], []
         try:
             self._parts.blocks.delete(keys)
         except JuicecacheError:
@@ -112,6 +113,8 @@ class Uploads:
             error = future.exception()
             if error is not None:
                 failure = failure or error
+                # Its answer may be all that was lost: `discard` removes it as well.
+                self._doubtful.append(key)
                 continue
             # A copy for the next reader, and no reference to the writer's buffer afterwards.
             self._parts.tiers.put(key, memoryview(body))

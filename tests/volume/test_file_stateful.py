@@ -1,233 +1,462 @@
-"""Files under random operations and crashes, against a dictionary of their bytes.
+"""Files of a volume under random operations, crashes and damaged caches, against bytearrays.
 
-Blocks are 64 KiB, so that a few hundred kilobytes cross their borders. A crash comes between
-the upload of blocks and their commit: the process is gone, its objects stay behind. At the
-end of every example a collection leaves exactly the files, and all sums add up.
+After each step every file has the model's bytes, the totals are those of a recount, and the
+objects of every slice that something points at are there.
 """
 
 from __future__ import annotations
 
-import os
+import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from juicecache.config import VolumeOptions
+from juicecache.errors import CommitUnknownError, EngineUnavailableError, MetaError, ObjectError
 from juicecache.meta import usage
+from juicecache.meta.engine import Append, Engine, Put, Transaction
+from juicecache.meta.engines.memory import MemoryEngine
+from juicecache.meta.engines.sqlite import SqliteEngine
+from juicecache.meta.rows import Chunk, SliceRef
+from juicecache.model.layout import CHUNK_BYTES
+from juicecache.model.slices import refs_of
+from juicecache.testing.faults import FaultyStore
+from juicecache.testing.file_model import FileModel
 from juicecache.volume.formatting import format_volume
 from juicecache.volume.volume import Volume
 
-EXAMPLES, STEPS = 200, 30
-BLOCK = 64 << 10
-NAMES = ("/a", "/d/b", "/d/e/c")
+T = TypeVar("T")
 
-names = st.sampled_from(NAMES)
-# Around the borders of blocks, where content is cut.
+BLOCK = 64 * 1024
+PATHS = ("/one", "/two", "/d/three", "/d/e/four")
+SPARSE = "/sparse"
+WINDOW = 2 * BLOCK
+"""Bytes on each side of the first chunk border of the sparse file that steps touch."""
+
+paths = st.sampled_from(PATHS)
 offsets = st.builds(
-    lambda block, shift: max(0, block * BLOCK + shift),
-    st.sampled_from([0, 0, 1, 2, 3]),
-    st.integers(-9, 30),
+    lambda block, shift: max(0, block * BLOCK + shift), st.integers(0, 3), st.integers(-3, 3)
 )
-seeds = st.integers(0, 255)
+sizes = st.one_of(st.integers(0, 40), st.sampled_from([BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 9]))
+contents = st.builds(
+    lambda seed, size: (seed * (size // len(seed) + 1))[:size],
+    st.binary(min_size=1, max_size=7),
+    sizes,
+)
+near = st.integers(-WINDOW, WINDOW - 40)
+examples = {"memory": 0, "sqlite": 0}
+steps = {"memory": 0, "sqlite": 0}
 
 
-class Crash(BaseException):
-    """The process ends here."""
+class Faults:
+    """What goes wrong with the next commit of content; for a mixin of any engine."""
+
+    refuse = False
+    lose_reply = False
+
+    def attempt(self, body: Callable[[Transaction], T], *, writable: bool) -> T:
+        seen: list[bool] = []
+
+        def watched(tx: Transaction) -> T:
+            result = body(tx)
+            commits = any(
+                isinstance(write, Append)
+                or (isinstance(write, Put) and isinstance(write.row, SliceRef))
+                for write in tx.writes
+            )
+            seen.append(commits)
+            if commits and self.refuse:
+                self.refuse = False
+                raise EngineUnavailableError("refused on purpose")
+            return result
+
+        result = super().attempt(watched, writable=writable)  # type: ignore[misc]
+        if self.lose_reply and seen[-1]:
+            self.lose_reply = False
+            raise CommitUnknownError("the reply is lost on purpose")
+        return result
 
 
-def text(size: int, seed: int) -> bytes:
-    """Return bytes that differ from one place, and one seed, to the next."""
-    unit = bytes((seed + 7 * at) % 251 for at in range(251))
-    return (unit * (size // 251 + 1))[:size]
+class FaultyMemory(Faults, MemoryEngine):
+    """The engine in memory, with faults."""
+
+
+class FaultySqlite(Faults, SqliteEngine):
+    """The engine on SQLite, with faults."""
 
 
 class Files(RuleBasedStateMachine):
-    """One volume on SQLite and a local directory, with both kinds of tier."""
+    """One client of a volume at a time; a crash leaves it behind and starts the next."""
 
-    examples = 0
-    steps = 0
+    kind = "memory"
+
+    def make_engine(self) -> Engine:
+        return FaultyMemory()
 
     def __init__(self) -> None:
         super().__init__()
-        type(self).examples += 1
-        self.folder = tempfile.TemporaryDirectory()
-        self.root = Path(self.folder.name)
-        self.meta = f"sqlite3://{self.root}/meta.db"
-        format_volume(
-            self.meta,
-            "model",
-            bucket=str(self.root / "store"),
-            block_size_kib=BLOCK >> 10,
-            trash_days=0,
-            remember=False,
-        )
-        self.model: dict[str, bytes] = {}
-        self.volume = self._open()
-
-    def _open(self) -> Volume:
-        options = {
-            "cache_dir": f"memory:{self.root}/cache",
-            "memory_size": "256KiB",
-            "cache_size": "1MiB",
-            "free_space_ratio": 0,
-        }
-        return Volume(self.meta, VolumeOptions.from_options(options))
+        examples[self.kind] += 1
+        self.folder = Path(tempfile.mkdtemp(prefix="jc-files-"))
+        self.engine = self.make_engine()
+        bucket = str(self.folder / "objects")
+        format_volume(self.engine, "files", bucket=bucket, block_size_kib=64, trash_days=0)
+        self.model = FileModel()
+        self.volumes: list[Volume] = []
+        self._start()
+        self.sparse = bytearray(2 * WINDOW)
+        self.volume.write_file(SPARSE, b"")
+        self.volume.truncate(SPARSE, CHUNK_BYTES + WINDOW)
 
     def teardown(self) -> None:
-        assert not self.volume.gc(delete=True, min_age_s=0).errors
-        left = self.volume.gc(min_age_s=0)
-        assert (left.leaked_objects, left.skipped_objects) == (0, 0)
-        report = self.volume.fsck(sync_dir_stat=True)
-        assert report.ok, report
-        engine = self.volume.parts().engine
-        assert engine.read(usage.totals) == engine.read(usage.recount)
-        self.files_are_those_of_the_model()
-        self.volume.close()
-        self.folder.cleanup()
+        for volume in self.volumes:
+            volume.close()
+        self.engine.close()
+        shutil.rmtree(self.folder)
 
-    @rule(name=names, size=offsets, seed=seeds)
-    def write_whole(self, name, size, seed):
-        self.model[name] = text(size, seed)
-        self.volume.write_file(name, self.model[name])
+    def _start(self) -> None:
+        options = VolumeOptions.from_options(
+            {
+                "cache_dir": f"memory:{self.folder}/cache",
+                # Room for few blocks: evictions are part of the game.
+                "memory_size": 2 * BLOCK / (1 << 20),
+                "cache_size": "512KiB",
+                "free_space_ratio": 0,
+            }
+        )
+        self.volume = Volume(self.engine, options, wrap_store=FaultyStore)
+        self.volumes.append(self.volume)
 
-    @rule(name=names, sizes=st.lists(offsets, max_size=3), seed=seeds, flush=st.booleans())
-    def write_in_pieces(self, name, sizes, seed, flush):
-        with self.volume.open(name, "wb") as file:
-            for size in sizes:
-                file.write(text(size, seed))
-                if flush:
+    @property
+    def store(self) -> FaultyStore:
+        store = self.volume.parts().store
+        assert isinstance(store, FaultyStore)
+        return store
+
+    def _both(self, on_volume: Callable[[], object], on_model: Callable[[], object]) -> None:
+        """Do it on both; a refusal of the model must be one of the volume, with its errno."""
+        try:
+            on_model()
+        except OSError as expected:
+            with pytest.raises(OSError) as failed:
+                on_volume()
+            assert failed.value.errno == expected.errno
+        else:
+            on_volume()
+
+    # ------------------------------------------------------------------ whole files
+
+    @rule(path=paths, content=contents)
+    def write_file(self, path, content):
+        self.volume.write_file(path, content)
+        self.model.replace(path, content)
+
+    @rule(several=st.lists(st.tuples(paths, contents), max_size=4))
+    def write_files(self, several):
+        assert self.volume.write_files(several) == [None] * len(several)
+        for path, content in several:
+            self.model.replace(path, content)
+
+    @rule(path=paths, pieces=st.lists(contents, max_size=3), flushed=st.booleans())
+    def write_anew(self, path, pieces, flushed):
+        with self.volume.open(path, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+                if flushed:
                     file.flush()
-        self.model[name] = b"".join(text(size, seed) for size in sizes)
+        self.model.replace(path, b"".join(pieces))
 
-    @rule(name=names, size=offsets, seed=seeds)
-    def append(self, name, size, seed):
-        with self.volume.open(name, "ab") as file:
-            file.write(text(size, seed))
-        self.model[name] = self.model.get(name, b"") + text(size, seed)
-
-    @precondition(lambda self: self.model)
-    @rule(data=st.data(), start=offsets, size=offsets, seed=seeds)
-    def overwrite_in_place(self, data, start, size, seed):
-        name = data.draw(st.sampled_from(sorted(self.model)))
-        with self.volume.open(name, "r+b") as file:
-            file.seek(start)
-            file.write(text(size, seed))
-        old = self.model[name]
-        if size:
-            old = old.ljust(start, b"\0")
-            self.model[name] = old[:start] + text(size, seed) + old[start + size :]
-
-    @precondition(lambda self: self.model)
-    @rule(data=st.data(), length=offsets)
-    def truncate(self, data, length):
-        name = data.draw(st.sampled_from(sorted(self.model)))
-        self.volume.truncate(name, length)
-        self.model[name] = self.model[name][:length].ljust(length, b"\0")
-
-    @precondition(lambda self: self.model)
-    @rule(data=st.data(), onto=names)
-    def rename(self, data, onto):
-        source = data.draw(st.sampled_from(sorted(self.model)))
-        self.volume.make_directory("/d/e", parents=True, exist_ok=True)
-        self.volume.rename(source, onto)
-        self.model[onto] = self.model.pop(source)
-
-    @precondition(lambda self: self.model)
-    @rule(data=st.data(), onto=names)
-    def copy(self, data, onto):
-        source = data.draw(st.sampled_from(sorted(self.model)))
-        if source != onto:
-            self.volume.copy_file(source, onto)
-            self.model[onto] = self.model[source]
-
-    @precondition(lambda self: self.model)
-    @rule(data=st.data())
-    def unlink(self, data):
-        name = data.draw(st.sampled_from(sorted(self.model)))
-        self.volume.unlink(name)
-        del self.model[name]
-
-    @precondition(lambda self: self.model)
-    @rule(data=st.data(), start=offsets, size=offsets)
-    def read_range(self, data, start, size):
-        name = data.draw(st.sampled_from(sorted(self.model)))
-        wanted = self.model[name][start : start + size]
-        assert self.volume.read_file(name, start, start + size) == wanted
-        with self.volume.open(name) as file:
-            file.seek(start)
-            assert file.read(size) == wanted
-
-    @rule(name=names, size=offsets, seed=seeds, append=st.booleans())
-    def crash_before_the_commit(self, name, size, seed, append):
-        def crash(*args, **kwargs):
-            raise Crash
-
-        meta = self.volume.parts().meta
-        meta.commit = meta.commit_file = crash
-        with pytest.raises(Crash):
-            with self.volume.open(name, "ab" if append else "wb") as file:
-                file.write(text(size + 1, seed))
-        self.volume = self._open()
-
-    @rule()
-    def open_again(self):
-        self.volume.close()
-        self.volume = self._open()
-
-    @rule(evict=st.booleans())
-    def disturb_the_cache(self, evict):
-        """Evict everything, or flip a byte in every cached file."""
-        if evict:
-            self.volume.warmup(["/"], evict=True)
+    @rule(path=paths, content=contents)
+    def write_exclusively(self, path, content):
+        if path in self.model.files:
+            with pytest.raises(FileExistsError):
+                self.volume.open(path, "xb")
             return
-        for path in (self.root / "cache").rglob("b*_*_*"):
-            content = bytearray(path.read_bytes())
-            content[len(content) // 2] ^= 0xFF
-            path.write_bytes(content)
+        with self.volume.open(path, "xb") as file:
+            file.write(content)
+        self.model.replace(path, content)
 
-    @rule()
-    def compact(self):
-        self.volume.compact("/")
+    @rule(path=paths, pieces=st.lists(contents, min_size=1, max_size=3))
+    def append(self, path, pieces):
+        with self.volume.open(path, "ab") as file:
+            for piece in pieces:
+                file.write(piece)
+        for piece in pieces:
+            there = len(self.model.files.setdefault(path, bytearray()))
+            self.model.write(path, there, piece)
 
-    @rule()
-    def collect(self):
-        self.volume.gc(delete=True, min_age_s=0)
-
-    @invariant()
-    def files_are_those_of_the_model(self):
-        type(self).steps += 1
-        found = {}
-        for directory, entries in self.volume.walk():
-            for entry in entries:
-                if entry.attr.is_file:
-                    found[os.path.join(directory, entry.name)] = entry.attr.length
-        assert found == {name: len(content) for name, content in self.model.items()}
-        outcomes = self.volume.read_files([(name, None, None) for name in self.model])
-        assert outcomes == list(self.model.values())
-
-
-def test_files_survive_operations_and_crashes(capsys):
-    run_state_machine_as_test(
-        Files,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
+    @rule(
+        path=paths,
+        steps=st.lists(
+            st.tuples(st.sampled_from(["write", "read", "flush", "truncate"]), offsets, contents),
+            max_size=4,
         ),
     )
-    with capsys.disabled():
-        print(
-            f"\nfile state machine: {Files.examples} examples of {STEPS} steps, {Files.steps} in all"
+    def update(self, path, steps):
+        if path not in self.model.files:
+            with pytest.raises(FileNotFoundError):
+                self.volume.open(path, "r+b")
+            return
+        with self.volume.open(path, "r+b") as file:
+            for step, offset, content in steps:
+                file.seek(offset)
+                if step == "write":
+                    assert file.write(content) == len(content)
+                    self.model.write(path, offset, content)
+                elif step == "read":
+                    expected = self.model.content(path)[offset : offset + len(content)]
+                    assert file.read(len(content)) == expected
+                elif step == "truncate":
+                    file.truncate(offset)
+                    self.model.truncate(path, offset)
+                else:
+                    file.flush()
+
+    @rule(path=paths, length=offsets)
+    def truncate(self, path, length):
+        self._both(
+            lambda: self.volume.truncate(path, length), lambda: self.model.truncate(path, length)
         )
-    assert Files.examples >= EXAMPLES
+
+    @rule(path=paths, start=offsets, content=contents)
+    def read_handle(self, path, start, content):
+        if path not in self.model.files:
+            return
+        body = self.model.files[path]
+        with self.volume.open(path) as file:
+            file.seek(start)
+            assert file.read(len(content)) == body[start : start + len(content)]
+            assert file.read() == body[start + len(content) :]
+
+    @rule(ranges=st.lists(st.tuples(paths, offsets, offsets), max_size=4))
+    def read_files(self, ranges):
+        for (path, start, stop), found in zip(ranges, self.volume.read_files(ranges), strict=True):
+            if path in self.model.files:
+                assert found == self.model.files[path][start:stop]
+            else:
+                assert isinstance(found, FileNotFoundError)
+
+    # ------------------------------------------------------------------ the chunk border
+
+    @rule(at=near, content=st.binary(min_size=1, max_size=40))
+    def write_at_the_border(self, at, content):
+        with self.volume.open(SPARSE, "r+b") as file:
+            file.seek(CHUNK_BYTES + at)
+            file.write(content)
+        self.sparse[WINDOW + at : WINDOW + at + len(content)] = content
+
+    @rule(at=near)
+    def cut_at_the_border(self, at):
+        self.volume.truncate(SPARSE, CHUNK_BYTES + at)
+        self.volume.truncate(SPARSE, CHUNK_BYTES + WINDOW)
+        self.sparse[WINDOW + at :] = bytes(WINDOW - at)
+
+    # ------------------------------------------------------------------ names
+
+    @rule(source=paths, onto=paths)
+    def rename(self, source, onto):
+        self.volume.make_directory("/d/e", parents=True, exist_ok=True)
+        self._both(
+            lambda: self.volume.rename(source, onto), lambda: self.model.rename(source, onto)
+        )
+
+    @rule(source=paths, onto=paths)
+    def copy(self, source, onto):
+        self._both(
+            lambda: self.volume.copy_file(source, onto), lambda: self.model.copy(source, onto)
+        )
+
+    @rule(source=paths, onto=paths)
+    def link(self, source, onto):
+        self.volume.make_directory("/d/e", parents=True, exist_ok=True)
+        self._both(
+            lambda: self.volume.link(source, onto), lambda: self.model.link(source, onto)
+        )
+
+    @rule(path=paths)
+    def unlink(self, path):
+        self._both(lambda: self.volume.unlink(path), lambda: self.model.unlink(path))
+
+    @rule(path=paths)
+    def unlink_while_open(self, path):
+        if path not in self.model.files:
+            return
+        content = bytes(self.model.files[path])
+        with self.volume.open(path) as file:
+            self.volume.unlink(path)
+            assert file.read() == content
+        self.model.unlink(path)
+
+    @rule()
+    def remove_tree(self):
+        if self.volume.exists("/d"):
+            self.volume.remove_tree("/d")
+        self.model.remove_tree("/d")
+
+    # ------------------------------------------------------------------ faults
+
+    @rule(path=paths, content=contents, number=st.integers(1, 3), whole=st.booleans())
+    def upload_fails(self, path, content, number, whole):
+        self.store.fail("put", [self.store.calls["put"] + number])
+        try:
+            if whole:
+                self.volume.write_file(path, content)
+            else:
+                with self.volume.open(path, "wb") as file:
+                    file.write(content)
+        except ObjectError:
+            pass
+        else:
+            self.model.replace(path, content)
+        self.store.fail("put", ())
+
+    @rule(path=paths, first=contents, second=contents, number=st.integers(1, 3))
+    def update_fails(self, path, first, second, number):
+        if path not in self.model.files:
+            return
+        before = bytes(self.model.files[path])
+        self.store.fail("put", [self.store.calls["put"] + number])
+        file = self.volume.open(path, "r+b")
+        try:
+            with file:
+                file.write(first)
+                file.seek(3 * BLOCK)
+                file.write(second)
+        except ObjectError:
+            assert self.volume.read_file(path) == before
+        else:
+            self.model.write(path, 0, first)
+            self.model.write(path, 3 * BLOCK, second)
+        self.store.fail("put", ())
+
+    @rule(path=paths, content=contents, lost=st.booleans(), whole=st.booleans())
+    def commit_fails(self, path, content, lost, whole):
+        self.engine.lose_reply, self.engine.refuse = lost, not lost
+        try:
+            if whole:
+                self.volume.write_file(path, content)
+            else:
+                with self.volume.open(path, "wb") as file:
+                    file.write(content)
+        except MetaError:
+            happened = lost
+        else:
+            happened = True
+        self.engine.lose_reply = self.engine.refuse = False
+        if happened:
+            self.model.replace(path, content)
+
+    @rule(path=paths, content=contents)
+    def crash_between_upload_and_commit(self, path, content):
+        self.volume.open(path, "wb", autocommit=False).write(content)
+        pending = self.volume.open(path, "wb", autocommit=False)
+        pending.write(content)
+        pending.close()
+        self._start()
+
+    @rule(path=paths)
+    def crash_with_an_open_file_without_a_name(self, path):
+        if path in self.model.files:
+            self.volume.open(path)
+            self.volume.unlink(path)
+            self.model.unlink(path)
+            self._start()
+
+    @rule()
+    def reopen(self):
+        self.volume.close()
+        self._start()
+
+    # ------------------------------------------------------------------ caches
+
+    @rule(path=paths, evict=st.booleans())
+    def warm(self, path, evict):
+        if path in self.model.files:
+            report = self.volume.warmup([path], evict=evict)
+            assert (report.files, report.errors) == (1, ())
+
+    @precondition(lambda self: any(self._cached()))
+    @rule(data=st.data(), cut=st.booleans())
+    def damage_the_cache(self, data, cut):
+        file = data.draw(st.sampled_from(self._cached()))
+        body = file.read_bytes()
+        file.write_bytes(body[: len(body) // 2] if cut else bytes([body[0] ^ 1]) + body[1:])
+        self._start()  # what this process has checked once is not checked again
+
+    def _cached(self) -> list[Path]:
+        return sorted(file for file in (self.folder / "cache").rglob("b*_*") if file.is_file())
+
+    # ------------------------------------------------------------------ invariants
+
+    @invariant()
+    def every_file_has_the_bytes_of_the_model(self):
+        there = [path for path in PATHS if self.volume.exists(path)]
+        assert there == [path for path in PATHS if path in self.model.files]
+        for path in there:
+            body = self.model.files[path]
+            assert self.volume.stat(path).length == len(body)
+            peeked = self.volume.peek(path)
+            assert peeked is None or peeked == body
+            assert self.volume.read_file(path) == body
+        border = self.volume.read_file(SPARSE, CHUNK_BYTES - WINDOW, CHUNK_BYTES + WINDOW)
+        assert border == self.sparse
+
+    @invariant()
+    def totals_are_those_of_a_recount(self):
+        self._settle()
+        assert self.engine.read(usage.totals) == self.engine.read(usage.recount)
+
+    @invariant()
+    def every_block_that_is_pointed_at_is_stored(self):
+        self._settle()
+        for row in self.engine.read(lambda tx: list(tx.scan(Chunk))):
+            for slice_id, size in refs_of(row.slices):
+                ref = self.engine.read(lambda tx, key=slice_id: tx.get(SliceRef, key))
+                assert ref is not None
+                assert ref.refs > 0
+                for key in self.volume.parts().layout.block_keys(slice_id, size):
+                    name = self.volume.parts().layout.object_name(key.name)
+                    assert (self.folder / "objects" / name).stat().st_size == key.length
+
+    @invariant()
+    def nothing_stays_on_its_way(self):
+        steps[self.kind] += 1
+        assert self.volume.parts().blocks.loading_bytes == 0
+
+    def _settle(self) -> None:
+        for volume in self.volumes[-2:]:
+            if not volume._closed:
+                for future in tuple(volume.parts().cleaning):
+                    future.exception()
+
+
+class SqliteFiles(Files):
+    """The same on SQLite."""
+
+    kind = "sqlite"
+
+    def make_engine(self) -> Engine:
+        return FaultySqlite(self.folder / "meta.db")
+
+
+TestMemory = Files.TestCase
+TestMemory.settings = settings(
+    max_examples=2 * settings.default.max_examples, stateful_step_count=30
+)
+TestSqlite = SqliteFiles.TestCase
+TestSqlite.settings = settings(
+    max_examples=settings.default.max_examples // 4, stateful_step_count=30
+)
+
+
+def test_how_many_examples_ran(capsys):
+    if not any(examples.values()):
+        pytest.skip("counts the examples of the machines above, which were not selected")
+    with capsys.disabled():
+        print(f"\nexamples: {examples}, steps: {steps}")
+    assert examples["memory"] >= 2 * settings.default.max_examples

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from fsspec.callbacks import Callback
 from fsspec.utils import isfilelike
 
+from juicecache.errors import IsDirectoryError
 from juicecache.volume.read_handle import FileReader
 from juicecache.volume.volume import Volume
 
@@ -17,20 +18,21 @@ _COPY_BYTES = 4 << 20
 
 def download(volume: Volume, path: str, target: Any, callback: Callback) -> None:
     """Copy a file to a local path or into an open file; a directory is made there."""
-    if isfilelike(target):
-        _download_into(volume, path, target, callback)
-    elif volume.stat(path).is_directory:
+    try:
+        source = cast("FileReader", volume.open(path))
+    except IsDirectoryError:
+        if isfilelike(target):
+            raise
         os.makedirs(target, exist_ok=True)
-    else:
+        return
+    with source:
+        callback.set_size(source.size)
+        if isfilelike(target):
+            _transfer(source, target, callback)
+            return
         os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
         with open(target, "wb") as file:
-            _download_into(volume, path, file, callback)
-
-
-def _download_into(volume: Volume, path: str, target: BinaryIO, callback: Callback) -> None:
-    with cast("FileReader", volume.open(path)) as source:
-        callback.set_size(source.size)
-        _transfer(source, target, callback)
+            _transfer(source, file, callback)
 
 
 def upload(source: str, target: Any, callback: Callback) -> None:

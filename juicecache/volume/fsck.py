@@ -7,18 +7,23 @@ second late, so a difference while somebody writes proves nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from juicecache.config import rsa_passphrase
 from juicecache.errors import JuicecacheError, ObjectNotFoundError
-from juicecache.meta import usage
+from juicecache.meta import tree, usage
 from juicecache.meta.compaction import record_counts
 from juicecache.meta.engine import Transaction
-from juicecache.meta.rows import Chunk, Counter, DirStats, SliceRef
-from juicecache.model.attr import TRASH_NAME, Attr
+from juicecache.meta.paths import split_path
+from juicecache.meta.rows import Chunk, Counter, DirStats, Edge, SliceRef
+from juicecache.model.attr import TRASH_NAME, Attr, in_trash
 from juicecache.model.layout import BlockKey
+from juicecache.model.setting import Setting
 from juicecache.model.slices import refs_of
+from juicecache.objects.encrypt import Cipher
 from juicecache.runtime import start
 from juicecache.volume.gc import listed_objects
 from juicecache.volume.parts import Parts
@@ -70,8 +75,9 @@ def check_volume(
 ) -> FsckReport:
     """Check the files at and below ``path``; the whole volume and its trash for ``/``.
 
-    A check of the whole volume keeps the name and size of every object in memory, some 200
-    bytes each.
+    Covered content counts like visible content; files that are open without a name are left
+    out. A check of the whole volume keeps the name and size of every object and the
+    references of every slice in memory, some 400 bytes for each object.
 
     Parameters
     ----------
@@ -79,7 +85,8 @@ def check_volume(
         Set the link counts of directories right.
     sync_dir_stat
         Count the sums of directories again, and for ``/`` the volume's; with ``repair``
-        they are set right.
+        they are set right, by what they are off, and missing ones are made. Nobody should
+        write meanwhile.
     progress
         Called after each directory with the report so far, which goes on changing.
 
@@ -92,7 +99,7 @@ def check_volume(
     """
     if repair:
         parts.meta.gate.check_writable(path)
-    check = _Check(parts, whole=path.strip("/") == "", repair=repair, sums=sync_dir_stat)
+    check = _Check(parts, whole=_is_whole(parts, path), repair=repair, sums=sync_dir_stat)
     top = parts.meta.resolve(path, follow=False)
     if not top.is_directory:
         check.files([(path, top)])
@@ -111,6 +118,10 @@ def check_volume(
     return check.report
 
 
+def _is_whole(parts: Parts, path: str) -> bool:
+    return not split_path(path) and not split_path(parts.options.subdir)
+
+
 class _Check:
     def __init__(self, parts: Parts, *, whole: bool, repair: bool, sums: bool) -> None:
         self.report = FsckReport()
@@ -120,8 +131,10 @@ class _Check:
         self._repair = repair
         self._sums = sums
         self._sizes = (
-            {info.name: info.size_bytes for info in listed_objects(parts)} if whole else None
+            {info.name: info.size_bytes for info in listed_objects(parts)} if whole else {}
         )
+        self._setting = parts.meta.gate.setting
+        self._overhead = _sealed_overhead(self._setting)
 
     # ------------------------------------------------------------------ content
 
@@ -135,19 +148,19 @@ class _Check:
             self.report.blocks += len(keys)
             self.report.bytes += attr.length
             for first in range(0, len(keys), _HEADS):
-                self._judge(path, keys[first : first + _HEADS])
+                self._judge(path, attr.inode, keys[first : first + _HEADS])
 
-    def _judge(self, path: str, keys: list[BlockKey]) -> None:
+    def _judge(self, path: str, inode: int, keys: list[BlockKey]) -> None:
         names = [self._parts.layout.object_name(key.name) for key in keys]
-        sizes = (
-            [self._sizes.get(name) for name in names]
-            if self._sizes is not None
-            else (self._ask(names))
-        )
-        for key, name, size in zip(keys, names, sizes, strict=True):
+        sizes = {name: self._sizes[name] for name in names if name in self._sizes}
+        # What was stored since the listing is there all the same.
+        sizes.update(self._ask([name for name in names if name not in sizes]))
+        for key, name in zip(keys, names, strict=True):
+            size = sizes.get(name)
             if size is None:
-                self.report.lost_blocks += 1
-                _keep(self.report.lost, f"{path}: {name}")
+                if self._is_used(inode, key):
+                    self.report.lost_blocks += 1
+                    _keep(self.report.lost, f"{path}: {name}")
             elif not self._is_right(key, size):
                 self.report.damaged_blocks += 1
                 _keep(
@@ -155,72 +168,106 @@ class _Check:
                     f"{path}: {name} has {size} bytes, its content {key.length}",
                 )
 
-    def _ask(self, names: list[str]) -> list[int | None]:
+    def _is_used(self, inode: int, key: BlockKey) -> bool:
+        """Return whether a file still has the slice of a block: it may be compacted or removed."""
+        rows = self._engine.read(lambda tx: list(tx.scan(Chunk, inode)))
+        slice_id = int(key.name.partition("_")[0])
+        return any(slice_id == used for row in rows for used, _ in refs_of(row.slices))
+
+    def _ask(self, names: list[str]) -> dict[str, int]:
         store = self._parts.store
         waiting = [start(store.head(name), inline=store.inline) for name in names]
-        sizes: list[int | None] = []
-        for future in waiting:
+        sizes: dict[str, int] = {}
+        for name, future in zip(names, waiting, strict=True):
             try:
-                sizes.append(future.result().size_bytes)
+                sizes[name] = future.result().size_bytes
             except ObjectNotFoundError:
-                sizes.append(None)
+                continue
         return sizes
 
     def _is_right(self, key: BlockKey, size: int) -> bool:
-        setting = self._parts.meta.gate.setting
-        if setting.compression not in ("", "none"):
-            return size > 0
-        return size > key.length if setting.encrypted else size == key.length
+        if self._setting.compression not in ("", "none"):
+            return size > self._overhead
+        return size == key.length + self._overhead
 
     # ------------------------------------------------------------------ sums
 
     def directory(self, path: str) -> None:
-        """Check the link count of a directory, and its sums where they were asked for."""
+        """Check the entries and link count of a directory, and its sums where asked for."""
         self.report.directories += 1
-        attr = self._parts.meta.resolve(path)
+        inode = self._parts.meta.resolve(path).inode
 
-        def body(tx: Transaction) -> tuple[int, DirStats | None, DirStats]:
-            subdirectories = sum(child.is_directory for _, child in tx.children(attr.inode))
-            stored = tx.get(DirStats, attr.inode)
-            return 2 + subdirectories, stored, usage.count_entries(tx, attr.inode)
+        def body(tx: Transaction) -> tuple[int, int, list[bytes], DirStats | None, DirStats]:
+            names, subdirectories = set(), 0
+            for name, child in tx.children(inode):
+                names.add(name)
+                subdirectories += child.is_directory
+            lost = [edge.name for edge in tx.scan(Edge, inode) if edge.name not in names]
+            stored = tx.get(DirStats, inode)
+            nlink = tree.getattr(tx, inode).nlink
+            return nlink, 2 + subdirectories, lost, stored, usage.count_entries(tx, inode)
 
-        nlink, stored, counted = self._engine.read(body)
+        nlink, wanted, lost, stored, counted = self._engine.read(body)
+        for name in lost:
+            self._differs(f"{path}: entry {os.fsdecode(name)!r} leads to no inode")
         # Directories of the trash are not counted, whatever is in them.
-        in_trash = path.startswith(f"/{TRASH_NAME.decode()}")
-        if attr.nlink != nlink and not in_trash:
+        if nlink != wanted and not in_trash(inode):
             self._differs(
-                f"{path}: {attr.nlink} links instead of {nlink}",
-                lambda tx: tx.set(Attr, attr.inode, nlink=nlink),
+                f"{path}: {nlink} links instead of {wanted}",
+                lambda tx: tx.add(Attr, inode, nlink=wanted - nlink),
             )
-        if self._sums and stored is not None and stored != counted:
+        if self._sums and self._setting.dir_stats:
+            self._compare(path, stored, counted)
+
+    def _compare(self, path: str, stored: DirStats | None, counted: DirStats) -> None:
+        inode = counted.inode
+        if stored is None:
+            # The first change in the directory makes the row: nothing is wrong without it.
+            if self._repair:
+                self._engine.write(lambda tx: tx.put_new(usage.count_entries(tx, inode)))
+            return
+        deltas = {
+            field: getattr(counted, field) - getattr(stored, field)
+            for field in ("data_length", "used_space", "used_inodes")
+        }
+        if any(deltas.values()):
             self._differs(
                 f"{path}: sums {tuple(stored[1:])} instead of {tuple(counted[1:])}",
-                lambda tx: tx.put(counted),
+                lambda tx: tx.add(DirStats, inode, **deltas),
             )
 
     def totals(self) -> None:
         """Check the volume's own counters."""
-        stored, counted = self._engine.read(lambda tx: (usage.totals(tx), usage.recount(tx)))
-        if stored == counted:
-            return
+        names = (usage.USED_SPACE, usage.TOTAL_INODES)
 
-        def body(tx: Transaction) -> None:
-            tx.put(Counter(usage.USED_SPACE, counted.used_space))
-            tx.put(Counter(usage.TOTAL_INODES, counted.used_inodes))
+        def body(tx: Transaction) -> tuple[list[int], list[int]]:
+            rows = tx.get_many(Counter, [(name,) for name in names])
+            return [row.value if row else 0 for row in rows], list(usage.recount(tx))
 
-        self._differs(f"volume: totals {tuple(stored)} instead of {tuple(counted)}", body)
+        stored, counted = self._engine.read(body)
+
+        def mend(tx: Transaction) -> None:
+            for name, old, new in zip(names, stored, counted, strict=True):
+                tx.add(Counter, name, value=new - old)
+
+        if stored != counted:
+            self._differs(f"volume: totals {tuple(stored)} instead of {tuple(counted)}", mend)
 
     def references(self) -> None:
         """Compare reference counts with the records; never repaired, since data hangs on them."""
         counts, rows = self._engine.read(
             lambda tx: (
                 record_counts(tx),
-                {(r.slice_id, r.size): r.refs for r in tx.scan(SliceRef)},
+                {(row.slice_id, row.size): row.refs for row in tx.scan(SliceRef)},
             )
         )
-        for key, count in counts.items():
-            if rows.get(key, 0) != count:
-                self._differs(f"slice {key[0]}: {rows.get(key, 0)} references, {count} records")
+        for slice_id, size in sorted(counts.keys() | rows.keys()):
+            stored, count = rows.get((slice_id, size), 0), counts[slice_id, size]
+            # A row below zero without records waits for a collector, as it should.
+            if stored != count and not (count == 0 and stored < 0):
+                self._differs(
+                    f"slice {slice_id} of {size} bytes: {stored} references, {count} records"
+                )
 
     def _differs(self, what: str, mend: Callable[[Transaction], None] | None = None) -> None:
         if self._repair and mend is not None:
@@ -238,3 +285,11 @@ class _Check:
 def _keep(findings: list[str], what: str) -> None:
     if len(findings) < _LISTED_MAX:
         findings.append(what)
+
+
+def _sealed_overhead(setting: Setting) -> int:
+    """Return by how much encryption makes an object longer."""
+    if not setting.encrypted:
+        return 0
+    cipher = Cipher(setting.encrypt_key, setting.encrypt_algo, rsa_passphrase())
+    return len(cipher.seal(b""))

@@ -150,8 +150,10 @@ def build_parts(
         heartbeat_s=options.heartbeat_s,
         owner=(os.getuid(), os.getgid(), umask),
     )
-    # Blocks on their way up are held in memory: buffer_size bounds them, as it bounds readahead.
-    slots = max(1, min(options.max_uploads, options.buffer_size_bytes // layout.block_bytes))
+    # Blocks on their way up are held in memory, by us and once more by the HTTP client:
+    # buffer_size bounds both, as it bounds readahead.
+    held = layout.block_bytes * (1 if store.inline else 2)
+    slots = max(1, min(options.max_uploads, options.buffer_size_bytes // held))
     return Parts(
         options,
         engine,

@@ -123,7 +123,8 @@ class RangeRead:
                     raise ObjectNotFoundError(
                         error.name,
                         f"the object is missing from object storage; {self.path} needs it "
-                        "(run 'juicecache fsck' to list what else is missing)",
+                        "(run 'juicecache fsck' to list what else is missing). "
+                        f"Object storage says: {error.detail}",
                     ) from error
                 time.sleep(pause_s)
                 self.attr = self._parts.meta.attr_of(self.path, self.attr.inode)
@@ -221,7 +222,8 @@ def _wants_block(parts: Parts, key: BlockKey, span: BlockSpan) -> bool:
         not parts.blocks.ranged
         or key.length <= _WHOLE_BYTES
         or (span.stop - span.start) * _RANGE_SHARE >= key.length
-        or parts.blocks.touched(key)
+        # Where nothing is kept, the whole block would be thrown away again after each read.
+        or (parts.options.cache_size_bytes > 0 and parts.blocks.touched(key))
     )
 
 

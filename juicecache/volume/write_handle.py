@@ -263,8 +263,7 @@ class FileUpdater(FileWriter):
         """Write at the position and move it."""
         self._check_usable()
         if self._pos != self._writer.offset:
-            self._cut()
-            self._writer = SliceWriter(self._parts(), self._uploads, self._pos)
+            self._restart()
         count = super().write(content)
         self._pos += count
         return count

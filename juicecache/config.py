@@ -364,7 +364,7 @@ class VolumeOptions:
         "time",
         "12s",
         "how often a session is renewed and the setting read again; equal for all clients",
-        "100ms",
+        "1s",
         "10m",
         name="heartbeat",
     )

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
-
 from juicecache.testing.servers import run_juicefs
 from juicecache.volume.formatting import format_volume
 from juicecache.volume.volume import Volume, open_volume
@@ -94,6 +92,8 @@ class SharedVolume:
     def mounted(self) -> Iterator[Path]:
         """Mount the volume with the official client; attributes are never cached."""
         if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+            import pytest
+
             pytest.skip("FUSE cannot be used here")
         point = self.folder / "mount"
         point.mkdir(exist_ok=True)

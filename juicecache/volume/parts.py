@@ -140,15 +140,13 @@ def build_parts(
             engine.close()
         raise
     layout = setting.layout
-    umask = os.umask(0)
-    os.umask(umask)
     service = Meta(
         engine,
         setting,
         read_only=options.read_only,
         subdir=options.subdir,
         heartbeat_s=options.heartbeat_s,
-        owner=(os.getuid(), os.getgid(), umask),
+        owner=(os.getuid(), os.getgid(), _umask()),
     )
     # Blocks on their way up are held in memory, by us and once more by the HTTP client:
     # buffer_size bounds both, as it bounds readahead.
@@ -165,3 +163,15 @@ def build_parts(
         threading.BoundedSemaphore(slots),
         BoundedExecutor(_CLEANERS, "juicecache-clean"),
     )
+
+
+def _umask() -> int:
+    """Return the process's umask; setting it to read it would open a gap for other threads."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("Umask:"):
+                    return int(line.split()[1], 8)
+    except OSError:
+        pass
+    return 0o022

@@ -1,0 +1,210 @@
+"""Reading ranges: which requests object storage sees, and what happens when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from juicecache.errors import CorruptBlockError, ObjectNotFoundError, ObjectUnavailableError
+from juicecache.runtime import loop_thread
+from juicecache.volume import reader
+
+
+@pytest.fixture
+def filled(site, content):
+    """Return a body of five blocks that no tier of a fresh client has."""
+    body = content(4 * site.block + 100)
+    with_cache = site.open(cache_size=0)
+    with_cache.write_file("/file", body)
+    return body
+
+
+def test_the_blocks_of_a_read_are_loaded_at_the_same_time(site, filled):
+    volume = site.open(looped=True)
+    gate = asyncio.Event()
+    site.store(volume).hold("get", gate)
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(volume.read_file, "/file")
+
+        async def all_asked() -> None:
+            while site.store(volume).calls["get"] < 5:  # noqa: ASYNC110 - no event for it
+                await asyncio.sleep(0)
+            gate.set()
+
+        loop_thread().run(asyncio.wait_for(all_asked(), 30))
+        assert result.result(30) == filled
+
+
+def test_a_cold_block_that_many_threads_read_is_loaded_once(site, filled):
+    volume = site.open(looped=True)
+    start = threading.Barrier(16)
+
+    def read() -> bytes:
+        start.wait(30)
+        return volume.read_file("/file", 0, site.block)
+
+    with ThreadPoolExecutor(16) as pool:
+        found = {future.result(60) for future in [pool.submit(read) for _ in range(16)]}
+    assert found == {filled[: site.block]}
+    assert site.store(volume).calls["get"] == 1
+    assert volume.stats().blocks.loads == 1
+
+
+def test_what_the_tiers_have_is_not_asked_for(site, filled):
+    volume = site.open()
+    assert volume.read_file("/file") == filled
+    asked = site.store(volume).calls["get"]
+    assert asked == 5
+    assert volume.read_file("/file", 10, -10) == filled[10:-10]
+    assert volume.peek("/file", -5) == filled[-5:]
+    assert site.store(volume).calls["get"] == asked
+
+
+def test_a_small_read_fetches_a_range_and_the_second_one_the_block(big_site, content):
+    body = content(3 << 20)
+    big_site.open(cache_size=0).write_file("/file", body)
+    volume = big_site.open()
+    assert volume.read_file("/file", 5000, 9000) == body[5000:9000]
+    blocks = volume.stats().blocks
+    assert (blocks.range_gets, blocks.range_bytes, blocks.loads) == (1, 4000, 0)
+    assert volume.read_file("/file", 500_000, 501_000) == body[500_000:501_000]
+    blocks = volume.stats().blocks
+    assert (blocks.range_gets, blocks.loads) == (1, 1)
+    assert volume.read_file("/file", 5000, 9000) == body[5000:9000]
+    assert big_site.store(volume).calls["get"] == 2
+
+
+def test_a_bulk_read_loads_whole_blocks(big_site, content):
+    body = content(3 << 20)
+    big_site.open(cache_size=0).write_file("/file", body)
+    volume = big_site.open()
+    assert volume.read_file("/file", 1, (2 << 20) + 300_000) == body[1 : (2 << 20) + 300_000]
+    blocks = volume.stats().blocks
+    assert (blocks.range_gets, blocks.loads) == (0, 3)
+
+
+def test_two_ranges_of_one_block_in_one_call_load_it_once(big_site, content):
+    body = content(1 << 20)
+    big_site.open(cache_size=0).write_file("/file", body)
+    volume = big_site.open()
+    found = volume.read_files([("/file", 0, 10), ("/file", 500, 510), ("/none", 0, 1)])
+    assert found[:2] == [body[:10], body[500:510]]
+    assert isinstance(found[2], FileNotFoundError)
+    assert big_site.store(volume).calls["get"] == 1
+
+
+def test_a_missing_object_is_looked_for_again_and_named(site, filled, no_pauses):
+    volume = site.open()
+    lost = site.object_path(volume, "/file", 2)
+    lost.unlink()
+    with pytest.raises(ObjectNotFoundError) as failed:
+        volume.read_file("/file")
+    assert failed.value.name.endswith(lost.name)
+    assert "/file" in str(failed.value)
+    tries = sum(lost.name in name for operation, name in site.store(volume).asked)
+    assert tries == 3
+    assert volume.parts().blocks.loading_bytes == 0
+    assert volume.read_file("/file", 0, 100) == filled[:100]
+
+
+def test_a_stale_slice_list_is_read_again(site, filled, no_pauses):
+    """The objects of the remembered list are gone, those of the new list are there."""
+    volume = site.open(open_cache="1h", attr_cache="1h")
+    assert volume.read_file("/file", 0, 10) == filled[:10]
+    old = site.object_path(volume, "/file", 1)
+    other = site.open(cache_size=0)
+    other.write_file("/file", filled[::-1])
+    old.unlink()
+    assert volume.read_file("/file", site.block, site.block + 9) == filled[::-1][site.block :][:9]
+
+
+def test_a_damaged_object_is_an_error_that_names_both(site, filled):
+    volume = site.open()
+    damaged = site.object_path(volume, "/file", 1)
+    damaged.write_bytes(b"short")
+    with pytest.raises(CorruptBlockError) as failed:
+        volume.read_file("/file")
+    assert failed.value.name.endswith(damaged.name)
+    assert "/file" in failed.value.where
+    assert volume.parts().blocks.loading_bytes == 0
+
+
+@pytest.mark.parametrize("looped", [False, True])
+def test_a_failed_read_leaves_nothing_on_its_way_and_the_next_one_works(site, filled, looped):
+    volume = site.open(looped=looped)
+    site.store(volume).fail("get", [2])
+    with pytest.raises(ObjectUnavailableError):
+        volume.read_file("/file")
+    with ThreadPoolExecutor(1) as pool:  # what was still on its way lands on the loop
+        assert pool.submit(volume.read_file, "/file").result(30) == filled
+    assert volume.parts().blocks.loading_bytes == 0
+
+
+@pytest.mark.parametrize("damage", ["changed", "truncated", "emptied"])
+def test_a_damaged_copy_in_a_cache_is_dropped_counted_and_loaded_again(site, filled, damage):
+    site.open().read_file("/file")
+    (copy,) = [f for f in (site.folder / "cache").rglob("*_1_*") if f.is_file()]
+    body = copy.read_bytes()
+    changed = {"changed": b"?" + body[1:], "truncated": body[:1000], "emptied": b""}[damage]
+    copy.write_bytes(changed)
+    volume = site.open()
+    assert volume.read_file("/file") == filled
+    assert volume.stats().tiers[0].corrupt == 1
+    assert volume.stats().blocks.loads == 1
+    assert copy.read_bytes() == body
+
+
+def test_holes_are_zeros_and_ask_nobody(site):
+    volume = site.open()
+    volume.write_file("/file", b"")
+    volume.truncate("/file", 1 << 40)
+    assert volume.read_file("/file", 1 << 39, (1 << 39) + 1000) == bytes(1000)
+    assert volume.read_file("/file", -10) == bytes(10)
+    assert site.store(volume).calls["get"] == 0
+
+
+def test_a_file_removed_by_another_client_is_an_error_that_names_the_path(site, filled):
+    volume, other = site.open(cache_size=0), site.open()
+    handle = volume.open("/file")
+    other.unlink("/file")
+    other.close()
+    with pytest.raises(FileNotFoundError) as failed:
+        handle.read()
+    assert failed.value.filename == "/file"
+    handle.close()
+
+
+def test_random_small_reads_of_a_cold_file_move_little_more_than_the_blocks(big_site, content):
+    """The worst case of blocks: the figures are in the docs, the bound is here."""
+    body = content(8 << 20)
+    big_site.open(cache_size=0).write_file("/file", body)
+    volume = big_site.open()
+    numbers = random.Random(1)
+    for _ in range(200):
+        at = numbers.randrange(len(body) - 4096)
+        assert volume.read_file("/file", at, at + 4096) == body[at : at + 4096]
+    blocks = volume.stats().blocks
+    assert blocks.loaded_bytes + blocks.range_bytes <= len(body) + 16 * 4096
+
+
+def test_small_reads_stay_small_where_nothing_is_kept(big_site, content):
+    body = content(2 << 20)
+    volume = big_site.open(cache_size=0)
+    volume.write_file("/file", body)
+    for at in range(0, 40_000, 1000):
+        assert volume.read_file("/file", at, at + 100) == body[at : at + 100]
+    blocks = volume.stats().blocks
+    assert (blocks.loads, blocks.range_gets, blocks.range_bytes) == (0, 40, 4000)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "expected"),
+    [(None, None, (0, 10)), (-3, None, (7, 10)), (2, -2, (2, 8)), (8, 3, (8, 8)), (5, 99, (5, 10)),
+     (99, None, (10, 10)), (-99, 2, (0, 2))],
+)  # fmt: skip
+def test_ranges_are_those_of_python_slices(start, stop, expected):
+    assert reader.clip(start, stop, 10) == expected

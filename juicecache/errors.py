@@ -26,8 +26,7 @@ exception: it is ``None``.
     |-- MetaError                      the metadata engine
     |   |-- ConflictError              lost a race; retried inside, raised after the last try
     |   |-- CommitUnknownError         the reply of a commit was lost; never retried blindly
-    |   |-- EngineUnavailableError
-    |   `-- SessionExpiredError
+    |   `-- EngineUnavailableError
     |-- ObjectError                    object storage
     |   |-- ObjectNotFoundError
     |   |-- ObjectDeniedError
@@ -187,10 +186,6 @@ class CommitUnknownError(MetaError):
 
 class EngineUnavailableError(MetaError):
     """The metadata engine cannot be reached, is locked for too long, or refused us."""
-
-
-class SessionExpiredError(MetaError):
-    """Other clients removed our session because its heartbeat stopped for too long."""
 
 
 class ObjectError(JuicecacheError):

@@ -51,15 +51,6 @@ def read_chunk(tx: Transaction, inode: int, index: int) -> bytes:
     return b"" if row is None else row.slices
 
 
-def is_committed(tx: Transaction, slice_id: int) -> bool:
-    """Return whether a fresh slice reached the metadata: what to ask after CommitUnknownError.
-
-    Only meaningful right after the commit: once all records of a slice are dropped its row
-    is forgotten.
-    """
-    return tx.get(SliceRef, slice_id) is not None
-
-
 def commit_slices(
     tx: Transaction,
     ctx: Context,

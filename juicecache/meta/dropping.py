@@ -22,15 +22,6 @@ SliceKey: TypeAlias = tuple[int, int]
 """(slice id, size): what names the objects of a slice."""
 
 
-def doomed_files(tx: Transaction, before_s: int, *, limit: int) -> list[int]:
-    """Return inodes of files removed before ``before_s`` (Unix seconds) that still have chunks.
-
-    Younger ones belong to the client that removed them.
-    """
-    rows = (row.inode for row in tx.scan(DeletedFile) if row.expire_s < before_s)
-    return list(islice(rows, limit))
-
-
 def drop_chunks(tx: Transaction, inode: int, *, limit: int) -> tuple[list[SliceKey], bool]:
     """Drop up to ``limit`` chunks of a removed file.
 

@@ -364,6 +364,18 @@ class Meta:
 
         self._change(source, body, target=target)
 
+    def copy_range(self, source: tuple[str, int], target: tuple[str, int], size: int) -> int:
+        """Copy a range of a file into another existing one, each as (path, offset), by records."""
+        old, new = self._names(source[0]), self._names(target[0])
+
+        def body(tx: Transaction, ctx: Context) -> int:
+            origin, place = tree.resolve(tx, old), tree.resolve(tx, new)
+            check_not_in_trash(place)
+            ends = origin.inode, source[1], place.inode, target[1]
+            return copying.copy_range(tx, ctx, *ends, size)
+
+        return self._change(source[0], body, target=target[0])
+
     # ------------------------------------------------------------------ inside
 
     def _read(self, path: str, body: Callable[[Transaction], T]) -> T:

@@ -1,4 +1,4 @@
-"""Sessions of live clients, what they hold, and the leases of background jobs.
+"""Sessions of live clients, and what they hold.
 
 A session row with a heartbeat lets others clean up after a client that died: its locks go,
 and files without a name that it had open are finished. A client that holds neither needs
@@ -115,16 +115,3 @@ def close_stale_session(tx: Transaction, sid: int, now_s: int) -> tuple[list[int
     if row is None or row.expire_s >= now_s:
         return [], True
     return close_session(tx, sid, now_s)
-
-
-def take_lease(tx: Transaction, name: str, now_s: int, interval_s: int) -> bool:
-    """Return whether the caller may run the periodic job ``name`` now.
-
-    The counter ``name`` holds when it was last run by any client. A tenth of the interval
-    is forgiven, so that a job of one client does not drift.
-    """
-    row = tx.get(Counter, name, lock=True)
-    if row is not None and row.value > now_s - interval_s * 0.9:
-        return False
-    tx.put(Counter(name, now_s))
-    return True

@@ -427,6 +427,19 @@ class Volume:
             meta.make_parents(target)
             meta.copy(source, target)
 
+    def copy_range(
+        self, source: str, source_start: int, target: str, target_start: int, size: int
+    ) -> int:
+        """Copy ``size`` bytes of a file over a range of an existing one; no byte is moved.
+
+        Returns
+        -------
+        int
+            The bytes copied: fewer where the source ends before.
+        """
+        meta = self.parts().meta
+        return meta.copy_range((source, source_start), (target, target_start), size)
+
     def truncate(self, path: str, length: int) -> None:
         """Cut a file, or extend it with zeros."""
         self.parts().meta.truncate(path, length)

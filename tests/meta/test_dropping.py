@@ -127,9 +127,6 @@ def test_dead_slices_are_found_page_by_page(engine):
     assert page(4) == ([(6, 10)], None)
 
 
-def test_files_and_clones_are_listed_by_age(engine):
-    engine.write(lambda tx: [tx.put(DeletedFile(n, 0, 100 + n)) for n in range(10, 15)])
+def test_clones_are_listed_by_age(engine):
     engine.write(lambda tx: [tx.put(DetachedNode(n, 100 + n)) for n in range(20, 23)])
-    assert engine.read(lambda tx: dropping.doomed_files(tx, 113, limit=9)) == [10, 11, 12]
-    assert engine.read(lambda tx: dropping.doomed_files(tx, 113, limit=2)) == [10, 11]
     assert engine.read(lambda tx: dropping.detached_nodes(tx, 122, limit=9)) == [20, 21]

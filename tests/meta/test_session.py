@@ -146,15 +146,3 @@ def test_a_stale_session_is_cleaned_up_unless_it_came_back(engine):
     assert close_stale(NOW_S + 200) == ([2], True)
     assert everything(engine, Session) == []
     assert close_stale(NOW_S + 200) == ([], True)
-
-
-def test_a_lease_is_given_once_an_interval(engine):
-    def take(now_s: int) -> bool:
-        return engine.write(lambda tx: session.take_lease(tx, "lastCleanupFiles", now_s, 3600))
-
-    assert take(NOW_S)
-    assert not take(NOW_S)
-    assert not take(NOW_S + 3239)
-    assert take(NOW_S + 3240)
-    row = engine.read(lambda tx: tx.get(Counter, "lastCleanupFiles"))
-    assert row == Counter("lastCleanupFiles", NOW_S + 3240)

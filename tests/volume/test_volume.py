@@ -567,3 +567,16 @@ def test_an_interrupted_or_failed_warm_up_leaves_nothing_on_its_way(site, conten
     report = volume.warmup(["/d"])
     assert (report.loaded_blocks, len(report.errors)) == (3, 1)
     assert volume.parts().blocks.loading_bytes == 0
+
+
+def test_a_range_is_copied_by_its_records(site):
+    volume = site.open()
+    content = bytes(range(256)) * 1024
+    volume.write_file("/from", content)
+    volume.write_file("/to", b"x" * 1000)
+    stored = sorted(site.objects.rglob("*_*_*"))
+    assert volume.copy_range("/from", 70_000, "/to", 500, 100_000) == 100_000
+    assert volume.read_file("/to") == b"x" * 500 + content[70_000:170_000]
+    assert volume.copy_range("/from", len(content) - 7, "/to", 0, 100) == 7
+    assert sorted(site.objects.rglob("*_*_*")) == stored
+    assert volume.fsck(sync_dir_stat=True).ok

@@ -93,7 +93,8 @@ def leak(volume: Volume, slice_id: int, size: int, *, age_s: float = 7200) -> No
         path = Path(volume.setting.bucket) / layout.object_name(key.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(key.length))
-        os.utime(path, (NOW_S - age_s, NOW_S - age_s))
+        when_s = time.time() - age_s
+        os.utime(path, (when_s, when_s))
 
 
 def everything(volume: Volume) -> dict[type, list]:
@@ -119,7 +120,7 @@ def test_leaked_objects_are_removed(make, hash_prefix: bool) -> None:
 
 
 def test_young_objects_stay(volume: Volume) -> None:
-    leak(volume, 5000, 10, age_s=3500)
+    leak(volume, 5000, 10, age_s=1800)
     # One block is old, the other is just being written.
     leak(volume, 6000, 100_000)
     os.utime(next(folder(volume).rglob("6000_1_*")))

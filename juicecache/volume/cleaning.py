@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from juicecache.errors import JuicecacheError
 from juicecache.meta import dropping
+from juicecache.meta.remove import Removed
 from juicecache.volume.parts import Parts
 
 log = logging.getLogger("juicecache")
@@ -38,6 +39,18 @@ def clean_file(parts: Parts, inode: int) -> None:
         )
         delete_slices(parts, dead)
     parts.engine.write(lambda tx: dropping.finish_file(tx, inode))
+
+
+def is_droppable(parts: Parts, removed: Removed) -> bool:
+    """Return whether the content of an inode that lost a name may be dropped now.
+
+    A file without a name stays while we have it open: its last close asks again. Where it
+    was closed meanwhile, it is finished here.
+    """
+    if removed.doomed or not removed.attr.is_file or removed.attr.nlink:
+        return removed.doomed
+    presence = parts.meta.presence
+    return not presence.sustain(removed.inode) and presence.release(removed.inode)
 
 
 def clean_later(parts: Parts, inode: int) -> None:

@@ -33,7 +33,7 @@ from juicecache.model.layout import BlockKey, Layout, parse_block_name
 from juicecache.model.slices import RECORD_BYTES, refs_of
 from juicecache.objects.store import ObjectInfo, ObjectStore
 from juicecache.runtime import start
-from juicecache.volume.cleaning import clean_file, delete_slices
+from juicecache.volume.cleaning import clean_file, delete_slices, is_droppable
 from juicecache.volume.compacting import compact_chunk
 from juicecache.volume.parts import Parts
 
@@ -325,12 +325,8 @@ class _Collector:
 
     def _finish(self, removed: list[Removed]) -> None:
         """Drop the content of files that lost their last name."""
-        presence = self._parts.meta.presence
         for one in removed:
-            is_nameless = one.attr.is_file and one.attr.nlink == 0
-            if one.doomed or (
-                is_nameless and not presence.sustain(one.inode) and presence.release(one.inode)
-            ):
+            if is_droppable(self._parts, one):
                 clean_file(self._parts, one.inode)
 
     # ------------------------------------------------------------------ objects

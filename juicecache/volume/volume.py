@@ -521,22 +521,15 @@ class Volume:
         if parts is not self._parts or parts.pid != os.getpid():
             return  # the volume was closed before its files, or the handle came by a fork
         if parts.meta.presence.close(inode):
-            self._release(parts, inode)
+            self._drop_if(parts, inode, lambda: parts.meta.presence.release(inode))
 
     def _after_removal(self, removed: Removed) -> None:
         parts = self.parts()
-        if removed.doomed:
-            cleaning.clean_later(parts, removed.inode)
-        elif (
-            removed.attr.is_file
-            and removed.attr.nlink == 0
-            and not parts.meta.presence.sustain(removed.inode)
-        ):
-            self._release(parts, removed.inode)
+        self._drop_if(parts, removed.inode, lambda: cleaning.is_droppable(parts, removed))
 
-    def _release(self, parts: Parts, inode: int) -> None:
+    def _drop_if(self, parts: Parts, inode: int, is_free: Callable[[], bool]) -> None:
         try:
-            if parts.meta.presence.release(inode):
+            if is_free():
                 cleaning.clean_later(parts, inode)
         except JuicecacheError as error:
             cleaning.log.warning("removed inode %d is left to the next gc: %s", inode, error)

@@ -12,6 +12,7 @@ from juicecache.config import VolumeOptions
 from juicecache.meta.engine import Engine
 from juicecache.objects.store import ObjectStore
 from juicecache.testing.faults import FaultyStore
+from juicecache.testing.oracle import sums_wrong
 from juicecache.volume import reader
 from juicecache.volume.formatting import format_volume
 from juicecache.volume.volume import Volume
@@ -99,3 +100,31 @@ def content() -> Callable[[int], bytes]:
         return b"".join(word.to_bytes(8, "little") for word in words)[:size]
 
     return make
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Volume]]:
+    """Return a maker of clients without a cache of one volume; its sums are checked at the end."""
+    opened: list[Volume] = []
+
+    def make(*, trash_days: int = 0, hash_prefix: bool = False, **options: object) -> Volume:
+        meta = f"sqlite3://{tmp_path}/meta.db"
+        if not opened:
+            format_volume(
+                meta,
+                "volume",
+                bucket=f"{tmp_path}/bucket/",
+                trash_days=trash_days,
+                hash_prefix=hash_prefix,
+                block_size_kib=64,
+                remember=False,
+            )
+        options = {"cache_size": "0", **options}
+        volume = Volume(meta, VolumeOptions.from_options(options), wrap_store=FaultyStore)
+        opened.append(volume)
+        return volume
+
+    yield make
+    for volume in opened:
+        volume.close()
+    assert sums_wrong(tmp_path / "meta.db") == []

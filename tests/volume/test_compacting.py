@@ -4,49 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from juicecache.config import VolumeOptions
 from juicecache.errors import ObjectNotFoundError, ObjectUnavailableError
 from juicecache.meta.rows import Chunk, DelayedSlices, SliceRef
 from juicecache.model.slices import RECORD_BYTES, SliceRecord
-from juicecache.testing.faults import FaultyStore
-from juicecache.testing.oracle import sums_wrong
 from juicecache.volume.compacting import Urgency, compact_chunk, urgency
-from juicecache.volume.formatting import format_volume
 from juicecache.volume.volume import Volume
 
 BLOCK = 64 << 10
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Volume]]:
-    opened = []
-
-    def make(*, trash_days: int = 0, **options: object) -> Volume:
-        meta = f"sqlite3://{tmp_path}/meta.db"
-        if not opened:
-            bucket = f"{tmp_path}/bucket/"
-            format_volume(
-                meta,
-                "volume",
-                bucket=bucket,
-                trash_days=trash_days,
-                block_size_kib=BLOCK >> 10,
-                remember=False,
-            )
-        options = {"cache_size": "0", **options}
-        volume = Volume(meta, VolumeOptions.from_options(options), wrap_store=FaultyStore)
-        opened.append(volume)
-        return volume
-
-    yield make
-    for volume in opened:
-        volume.close()
-    assert sums_wrong(tmp_path / "meta.db") == []
 
 
 @pytest.fixture

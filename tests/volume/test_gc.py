@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from juicecache.config import VolumeOptions
 from juicecache.errors import ReadOnlyVolumeError
 from juicecache.meta.chunks import NewSlice, commit_slices
 from juicecache.meta.engine import Engine
@@ -28,41 +26,11 @@ from juicecache.meta.rows import (
 )
 from juicecache.model.attr import TRASH_INODE, Attr
 from juicecache.model.slices import SliceRecord
-from juicecache.testing.faults import FaultyStore
-from juicecache.testing.oracle import sums_wrong
 from juicecache.volume import gc
-from juicecache.volume.formatting import format_volume
 from juicecache.volume.volume import Volume
 
 NOW_S = time.time()
 DAY_S = 86_400
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Volume]]:
-    opened: list[Volume] = []
-
-    def make(*, trash_days: int = 0, hash_prefix: bool = False, **options: object) -> Volume:
-        meta = f"sqlite3://{tmp_path}/meta.db"
-        if not opened:
-            format_volume(
-                meta,
-                "volume",
-                bucket=f"{tmp_path}/bucket/",
-                trash_days=trash_days,
-                hash_prefix=hash_prefix,
-                block_size_kib=64,
-                remember=False,
-            )
-        options = {"cache_size": "0", **options}
-        volume = Volume(meta, VolumeOptions.from_options(options), wrap_store=FaultyStore)
-        opened.append(volume)
-        return volume
-
-    yield make
-    for volume in opened:
-        volume.close()
-    assert sums_wrong(tmp_path / "meta.db") == []
 
 
 @pytest.fixture

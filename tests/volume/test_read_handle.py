@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,19 +11,8 @@ from hypothesis import strategies as st
 
 from juicecache.config import VolumeOptions
 from juicecache.testing.faults import FaultyStore
+from juicecache.testing.processes import in_child
 from juicecache.volume.volume import Volume
-
-
-def in_child(act) -> int:
-    """Return what ``act`` returns in a forked child (its exit code)."""
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            code = int(act() or 0)
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.fixture

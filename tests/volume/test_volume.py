@@ -31,22 +31,11 @@ from juicecache.meta.engines import sqlite_file
 from juicecache.meta.engines.memory import MemoryEngine
 from juicecache.meta.engines.sqlite import SqliteEngine
 from juicecache.meta.rows import DirQuota, Session, Sustained
+from juicecache.testing.processes import in_child
 from juicecache.volume.formatting import change_volume, format_volume
 from juicecache.volume.volume import Volume, open_volume
 
 NOBODY = 65534
-
-
-def in_child(act) -> int:
-    """Return what ``act`` returns in a forked child (its exit code)."""
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            code = int(act() or 0)
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def change_record(site, **members) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,19 +12,8 @@ import pytest
 from juicecache.errors import ClosedError, ObjectError, ReadOnlyVolumeError, StaleHandleError
 from juicecache.model.layout import CHUNK_BYTES
 from juicecache.runtime import loop_thread
+from juicecache.testing.processes import in_child
 from juicecache.volume import write_handle
-
-
-def in_child(act) -> int:
-    """Return what ``act`` returns in a forked child (its exit code)."""
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            code = int(act() or 0)
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.fixture

@@ -86,7 +86,29 @@ def commit_slices(
     NoSpaceError
         The growth exceeds the capacity of the volume.
     """
-    attr = lock_file(tx, inode)
+    ledger = usage.Ledger()
+    attr = append_slices(
+        tx, ctx, ledger, lock_file(tx, inode), slices, mtime_ns, truncate_to=truncate_to
+    )
+    count_references(tx, slices)
+    ledger.settle(tx, ctx, f"inode {inode}")
+    return attr
+
+
+def append_slices(
+    tx: Transaction,
+    ctx: Context,
+    ledger: usage.Ledger,
+    attr: Attr,
+    slices: Sequence[NewSlice],
+    mtime_ns: int,
+    *,
+    truncate_to: int | None = None,
+) -> Attr:
+    """Do what `commit_slices` does for one of several files, which is locked.
+
+    The caller counts the references of all of them and settles ``ledger``.
+    """
     length = attr.length if truncate_to is None else truncate_to
     if not slices and length == attr.length:
         return attr
@@ -95,9 +117,7 @@ def commit_slices(
     appends = truncation(tx, attr, length)
     for index, records in grouped(slices).items():
         appends.setdefault(index, []).extend(records)
-    count_references(tx, slices)
-    length = max(length, end_of(slices))
-    return change_content(tx, ctx, attr, appends, length, mtime_ns)
+    return _rewrite(tx, ctx, ledger, attr, appends, max(length, end_of(slices)), mtime_ns)
 
 
 def truncate(tx: Transaction, ctx: Context, inode: int, length: int) -> Attr:
@@ -167,7 +187,23 @@ def _chunks_between(tx: Transaction, inode: int, start: int, stop: int) -> Itera
 def change_content(
     tx: Transaction, ctx: Context, attr: Attr, appends: Appends, length: int, mtime_ns: int
 ) -> Attr:
-    """Append records and set the length and times of a locked file, with its usage.
+    """Append records and set the length and times of a locked file, with its usage."""
+    ledger = usage.Ledger()
+    changed = _rewrite(tx, ctx, ledger, attr, appends, length, mtime_ns)
+    ledger.settle(tx, ctx, f"inode {attr.inode}")
+    return changed
+
+
+def _rewrite(
+    tx: Transaction,
+    ctx: Context,
+    ledger: usage.Ledger,
+    attr: Attr,
+    appends: Appends,
+    length: int,
+    mtime_ns: int,
+) -> Attr:
+    """Append records and set the length and times of a locked file.
 
     One append a chunk: reads see the state before the transaction's own writes, so all
     that happens to a chunk is put together first.
@@ -179,8 +215,7 @@ def change_content(
         length=length, mtime_ns=max(mtime_ns, attr.mtime_ns + 1), ctime_ns=ctx.now_ns
     )
     tx.set(Attr, attr.inode, length=length, mtime_ns=changed.mtime_ns, ctime_ns=changed.ctime_ns)
-    growth = length - attr.length, changed.space - attr.space
-    usage.grow(tx, ctx, attr, *growth, path=f"inode {attr.inode}")
+    usage.grow(tx, ctx, ledger, attr, length - attr.length, changed.space - attr.space)
     return changed
 
 

@@ -1,88 +1,174 @@
-"""Whole files: made, or given new content, in the one transaction that commits their slices."""
+"""Whole files: made, or given new content, in the one transaction that commits their slices.
+
+Laws: of several contents for one file in one transaction only the last is written, because
+a transaction does not see its own writes; whatever one of several files is refused for, the
+others are committed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
-from juicecache.errors import EntryExistsError, IsDirectoryError
-from juicecache.meta.chunks import NewSlice, commit_slices, count_references, end_of, grouped
+from juicecache.errors import EntryExistsError, FileError, IsDirectoryError
+from juicecache.meta.chunks import (
+    NewSlice,
+    append_slices,
+    count_references,
+    end_of,
+    grouped,
+    lock_file,
+)
 from juicecache.meta.context import Context
 from juicecache.meta.engine import Transaction
-from juicecache.meta.entries import add_node, check_not_in_trash, new_entry
-from juicecache.meta.rows import Chunk
+from juicecache.meta.entries import (
+    add_node,
+    check_may_add,
+    check_new,
+    check_not_in_trash,
+    lock_directories,
+)
+from juicecache.meta.rows import Chunk, Edge
 from juicecache.meta.tree import NewNode, lookup, new_attr, resolve
 from juicecache.meta.usage import Ledger
 from juicecache.model.attr import Attr, NodeType
 
 
-def commit_file(
+class WholeFile(NamedTuple):
+    """A path that becomes a file of exactly these slices.
+
+    Attributes
+    ----------
+    names
+        The path, at least one name.
+    inode
+        A number that was never used, for the file where it is new.
+    exclusive
+        Refuse a name that is taken.
+    """
+
+    names: tuple[bytes, ...]
+    inode: int
+    slices: Sequence[NewSlice]
+    exclusive: bool = False
+
+
+def commit_files(
     tx: Transaction,
     ctx: Context,
-    names: Sequence[bytes],
-    inode: int,
-    slices: Sequence[NewSlice],
+    files: Sequence[WholeFile],
     mtime_ns: int,
     *,
     mode: int = 0o666,
-    exclusive: bool = False,
-) -> Attr:
-    """Make the path ``names`` a file of exactly these slices.
+) -> list[Attr | FileError]:
+    """Make paths files of exactly their slices; return the attributes, or why not, of each.
 
     An existing file keeps its inode, names and mode, and is seen either with the old
-    content or with the new; a symbolic link is followed.
+    content or with the new; a symbolic link is followed. New files get ``mode`` before the
+    umask. Slices may be shared: each counts as many references as records were written.
 
-    Parameters
-    ----------
-    inode
-        A number for the file where it is new, with ``mode`` before the umask.
-    exclusive
-        Refuse a name that is taken.
+    A refusal of one file is EntryExistsError, IsDirectoryError, EntryNotFoundError or
+    NotDirectoryError of its directory, or AccessDeniedError.
 
     Raises
     ------
-    EntryExistsError, IsDirectoryError
-        The name is taken and ``exclusive``, or by a directory.
-    EntryNotFoundError, NotDirectoryError
-        The directory of the file is missing, or is none.
-    NoSpaceError, AccessDeniedError
-        As in ``chunks.commit_slices``.
+    NoSpaceError
+        All of them together exceed the capacity of the volume.
     """
-    parent = resolve(tx, names[:-1])
-    there = lookup(tx, parent.inode, names[-1]) if parent.is_directory else None
+    ledger = Ledger()
+    directories = _lock_directories(tx, {file.names[:-1] for file in files})
+    outcomes: list[Attr | FileError] = []
+    done: dict[int | tuple[int, bytes], Attr] = {}
+    written: list[NewSlice] = []
+    for file in reversed(files):
+        try:
+            directory = directories[file.names[:-1]]
+            if isinstance(directory, FileError):
+                raise directory
+            there = _existing(tx, directory, file)
+            target = (directory.inode, file.names[-1]) if there is None else there.inode
+            if target not in done:
+                done[target] = _write(tx, ctx, ledger, directory, there, file, mtime_ns, mode)
+                written += file.slices
+            outcomes.append(done[target])
+        except FileError as error:
+            outcomes.append(error)
+    count_references(tx, written)
+    ledger.settle(tx, ctx, files[0].names[-1])
+    return outcomes[::-1]
+
+
+def _lock_directories(
+    tx: Transaction, paths: Collection[tuple[bytes, ...]]
+) -> dict[tuple[bytes, ...], Attr | FileError]:
+    """Lock the directories at paths, in ascending order; tell which are none, or missing."""
+    found: dict[tuple[bytes, ...], Attr | FileError] = {}
+    for names in paths:
+        try:
+            found[names] = resolve(tx, names)
+        except FileError as error:
+            found[names] = error
+    there = [(names, attr) for names, attr in found.items() if isinstance(attr, Attr)]
+    for names, attr in sorted(there, key=lambda pair: pair[1].inode):
+        try:
+            (found[names],) = lock_directories(tx, (attr.inode, b"/".join(names)))
+        except FileError as error:
+            found[names] = error
+    return found
+
+
+def _existing(tx: Transaction, directory: Attr, file: WholeFile) -> Attr | None:
+    """Return what has the name already and may get new content; None where it is free."""
+    there = lookup(tx, directory.inode, file.names[-1])
     if there is None:
-        return _new_file(tx, ctx, parent.inode, names[-1], inode, slices, mtime_ns, mode)
-    if exclusive:
-        raise EntryExistsError(names[-1])
+        return None
+    if file.exclusive:
+        raise EntryExistsError(file.names[-1])
     if there.type == NodeType.SYMLINK:
-        there = resolve(tx, names)
+        there = resolve(tx, file.names)
     if there.is_directory:
-        raise IsDirectoryError(names[-1])
+        raise IsDirectoryError(file.names[-1])
     check_not_in_trash(there)
-    if not slices and not there.length:
+    return lock_file(tx, there.inode)
+
+
+def _write(
+    tx: Transaction,
+    ctx: Context,
+    ledger: Ledger,
+    directory: Attr,
+    there: Attr | None,
+    file: WholeFile,
+    mtime_ns: int,
+    mode: int,
+) -> Attr:
+    if there is None:
+        return _new_file(tx, ctx, ledger, directory, file, mtime_ns, mode)
+    if not file.slices and not there.length:
         # An empty file made empty again is still written to: its times move.
         tx.set(Attr, there.inode, mtime_ns=mtime_ns, ctime_ns=ctx.now_ns)
         return there._replace(mtime_ns=mtime_ns, ctime_ns=ctx.now_ns)
-    return commit_slices(tx, ctx, there.inode, slices, mtime_ns, truncate_to=0)
+    return append_slices(tx, ctx, ledger, there, file.slices, mtime_ns, truncate_to=0)
 
 
 def _new_file(
     tx: Transaction,
     ctx: Context,
-    parent: int,
-    name: bytes,
-    inode: int,
-    slices: Sequence[NewSlice],
+    ledger: Ledger,
+    directory: Attr,
+    file: WholeFile,
     mtime_ns: int,
     mode: int,
 ) -> Attr:
-    directory = new_entry(tx, parent, name)
-    attr = new_attr(ctx, directory, NewNode(inode, NodeType.FILE, mode))._replace(
-        length=end_of(slices), mtime_ns=mtime_ns
+    name = file.names[-1]
+    check_new(directory.inode, name)
+    check_may_add(directory, name)
+    if tx.get(Edge, directory.inode, name) is not None:  # an entry whose node was lost
+        raise EntryExistsError(name)
+    attr = new_attr(ctx, directory, NewNode(file.inode, NodeType.FILE, mode))._replace(
+        length=end_of(file.slices), mtime_ns=mtime_ns
     )
-    ledger = Ledger()
     add_node(tx, ledger, name, attr)
-    for index, records in grouped(slices).items():
-        tx.put_new(Chunk(inode, index, b"".join(record.pack() for record in records)))
-    count_references(tx, slices)
-    ledger.settle(tx, ctx, name)
+    for index, records in grouped(file.slices).items():
+        tx.put_new(Chunk(file.inode, index, b"".join(record.pack() for record in records)))
     return attr

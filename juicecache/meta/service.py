@@ -336,20 +336,67 @@ class Meta:
     ) -> Attr:
         """Make ``path`` a file of exactly these slices; missing directories are made before.
 
-        See `files.commit_file`.
+        See `files.commit_files`.
         """
         names = self._entry(path)
         self.gate.check_writable(path)
-        inode = self._inodes.take()[0]
+        file = files.WholeFile(names, self._inodes.take()[0], slices, exclusive)
 
         def body(tx: Transaction, ctx: Context) -> Attr:
-            return files.commit_file(tx, ctx, names, inode, slices, mtime_ns, exclusive=exclusive)
+            (outcome,) = files.commit_files(tx, ctx, [file], mtime_ns)
+            if isinstance(outcome, FileError):
+                raise outcome
+            return outcome
 
         try:
             return self._change(path, body)
         except EntryNotFoundError:
             self.make_parents(path)
             return self._change(path, body)
+
+    def commit_files(
+        self, contents: Sequence[tuple[str, Sequence[chunks.NewSlice], bool]], mtime_ns: int
+    ) -> list[Attr | FileError]:
+        """Make paths files of exactly their slices, in one transaction.
+
+        Missing directories are made before. The caller bounds the number of files.
+
+        Parameters
+        ----------
+        contents
+            Path, slices, and whether a path that is taken is refused.
+
+        Returns
+        -------
+        list
+            The attributes of each, or why it was refused; see `files.commit_files`.
+        """
+        first_path = contents[0][0]
+        self.gate.check_writable(first_path)
+        outcomes: list[Attr | FileError | None] = [None] * len(contents)
+        wanted: dict[int, files.WholeFile] = {}
+        ready: set[tuple[bytes, ...]] = set()
+        inodes = self._inodes.take(len(contents))
+        for number, (path, slices, exclusive) in enumerate(contents):
+            try:
+                names = self._entry(path)
+                if names[:-1] not in ready:
+                    self.make_parents(path)
+                    ready.add(names[:-1])
+                wanted[number] = files.WholeFile(names, inodes[number], slices, exclusive)
+            except FileError as error:
+                outcomes[number] = error
+        if wanted:
+            written = self._change(
+                first_path,
+                lambda tx, ctx: files.commit_files(tx, ctx, list(wanted.values()), mtime_ns),
+            )
+            for number, outcome in zip(wanted, written, strict=True):
+                outcomes[number] = outcome
+        for (path, _, _), outcome in zip(contents, outcomes, strict=True):
+            if isinstance(outcome, FileError):
+                outcome.locate(path)
+        return [outcome for outcome in outcomes if outcome is not None]
 
     def copy(self, source: str, target: str) -> None:
         """Copy a file by its slice records, replacing an existing file; no byte moves."""

@@ -136,25 +136,18 @@ def charge(tx: Transaction, space: int, inodes: int) -> None:
 
 
 def grow(
-    tx: Transaction, ctx: Context, attr: Attr, length: int, space: int, path: bytes | str = ""
+    tx: Transaction, ctx: Context, ledger: Ledger, attr: Attr, length: int, space: int
 ) -> None:
     """Account for a file that changes its size: ``length`` and ``space`` are deltas.
 
     Every directory that has an entry for the file is charged once an entry; a file without
     a name (unlinked while open) charges the volume only.
-
-    Raises
-    ------
-    NoSpaceError
-        The volume is full.
     """
-    ledger = Ledger()
     ledger.volume(space, 0)
     if ctx.dir_stats and attr.nlink > 0:
         links = {attr.parent: 1} if attr.parent else tx.links(attr.inode)
         for directory, count in links.items():
             ledger.directory(directory, length * count, space * count, 0)
-    ledger.settle(tx, ctx, path)
 
 
 def totals(tx: Transaction) -> Totals:

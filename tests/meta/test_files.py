@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from juicecache.errors import EntryExistsError, IsDirectoryError, NotDirectoryError
+from juicecache.errors import EntryExistsError, IsDirectoryError, NoSpaceError, NotDirectoryError
 from juicecache.meta import tree, usage
 from juicecache.meta.chunks import NewSlice, read_chunk
 from juicecache.meta.context import Context
-from juicecache.meta.files import commit_file
+from juicecache.meta.files import WholeFile, commit_files
 from juicecache.meta.rows import DirStats, SliceRef
 from juicecache.meta.tree import NewNode
 from juicecache.model.attr import ROOT_INODE, NodeType
@@ -23,10 +23,15 @@ def piece(slice_id: int, size: int, index: int = 0) -> NewSlice:
 
 
 def commit(engine, name: bytes, inode: int, slices=(), *, exclusive=False, mtime_ns=5, below=()):
-    names = (*below, name)
-    return engine.write(
-        lambda tx: commit_file(tx, CTX, names, inode, slices, mtime_ns, exclusive=exclusive)
-    )
+    file = WholeFile((*below, name), inode, slices, exclusive)
+    (outcome,) = commit_all(engine, [file], mtime_ns=mtime_ns)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def commit_all(engine, files, mtime_ns=5, ctx=CTX):
+    return engine.write(lambda tx: commit_files(tx, ctx, files, mtime_ns))
 
 
 def seen(engine, inode: int, index: int = 0) -> list[tuple[int, int]]:
@@ -96,3 +101,90 @@ def test_a_symbolic_link_is_followed(engine):
     with pytest.raises(EntryExistsError):
         commit(engine, b"link", 5, exclusive=True)
     counts(engine)
+
+
+# ---------------------------------------------------------------------- many at once
+
+
+def shared(start: int, length: int, size: int = 1000, slice_id: int = 9) -> list[NewSlice]:
+    return [NewSlice(0, SliceRecord(0, slice_id, size, start, length))]
+
+
+def test_files_of_one_slice_count_a_reference_each(engine):
+    files = [WholeFile((b"%d" % n,), 2 + n, shared(100 * n, 100)) for n in range(10)]
+    attrs = commit_all(engine, files)
+    assert [attr.inode for attr in attrs] == list(range(2, 12))
+    assert engine.read(lambda tx: tx.get(SliceRef, 9)) == SliceRef(9, 1000, 10)
+    assert [engine.read(lambda tx, a=a: tree.getattr(tx, a.inode)) for a in attrs] == attrs
+    assert seen(engine, 4) == [(9, 100)]
+    counts(engine)
+
+
+def test_new_old_empty_and_refused_files_share_a_commit(engine):
+    commit(engine, b"old", 2, [piece(7, 50)])
+    engine.write(
+        lambda tx: tree.create(
+            tx, CTX, ROOT_INODE, b"folder", NewNode(3, NodeType.DIRECTORY, 0o777)
+        )
+    )
+    outcomes = commit_all(
+        engine,
+        [
+            WholeFile((b"new",), 10, shared(0, 100)),
+            WholeFile((b"old",), 11, shared(100, 80)),
+            WholeFile((b"empty",), 12, []),
+            WholeFile((b"folder",), 13, shared(200, 10)),
+            WholeFile((b"missing", b"file"), 14, shared(300, 10)),
+            WholeFile((b"old", b"file"), 15, shared(400, 10)),
+            WholeFile((b"new",), 16, shared(500, 60), exclusive=True),
+            WholeFile((b"folder", b"inner"), 17, shared(600, 400)),
+            WholeFile((b"old",), 18, [], exclusive=True),
+        ],
+    )
+    kinds = [type(outcome).__name__ for outcome in outcomes]
+    assert kinds == [
+        "Attr",
+        "Attr",
+        "Attr",
+        "IsDirectoryError",
+        "EntryNotFoundError",
+        "NotDirectoryError",
+        "Attr",
+        "Attr",
+        "EntryExistsError",
+    ]
+    assert outcomes[1].inode == 2
+    # Of two contents for one new name the last is written, so its number is the file's.
+    assert outcomes[0] == outcomes[6]
+    assert (outcomes[0].inode, outcomes[0].length) == (16, 60)
+    assert engine.read(lambda tx: tx.get(SliceRef, 9)) == SliceRef(9, 1000, 3)
+    assert seen(engine, 2) == [(9, 80)]
+    counts(engine)
+
+
+def test_two_names_of_one_file_get_the_last_content(engine):
+    commit(engine, b"one", 2, [piece(7, 50)])
+    engine.write(lambda tx: tree.link(tx, CTX, 2, ROOT_INODE, b"two"))
+    engine.write(
+        lambda tx: tree.create(
+            tx, CTX, ROOT_INODE, b"way", NewNode(3, NodeType.SYMLINK, 0o777, b"one")
+        )
+    )
+    files = [
+        WholeFile((b"one",), 10, shared(0, 10)),
+        WholeFile((b"two",), 11, shared(10, 20)),
+        WholeFile((b"way",), 12, shared(30, 40)),
+    ]
+    assert {attr.inode for attr in commit_all(engine, files)} == {2}
+    assert seen(engine, 2) == [(9, 40)]
+    assert engine.read(lambda tx: tx.get(SliceRef, 9)) == SliceRef(9, 1000, 1)
+    counts(engine)
+
+
+def test_a_volume_without_room_takes_none_of_them(engine):
+    ctx = CTX._replace(capacity_bytes=3 * 4096)
+    files = [WholeFile((b"%d" % n,), 2 + n, shared(100 * n, 100)) for n in range(4)]
+    with pytest.raises(NoSpaceError):
+        commit_all(engine, files, ctx=ctx)
+    assert engine.read(lambda tx: list(tx.children(ROOT_INODE))) == []
+    assert len(commit_all(engine, files[:3], ctx=ctx)) == 3

@@ -23,6 +23,7 @@ exception: it is ``None``.
     |-- ConfigError (ValueError)       the caller passed something that cannot work
     |-- VolumeFormatError              the volume is absent, newer, or uses what we do not keep
     |-- ClosedError                    used after close()
+    |-- BatchError                     some of many files were not written; says which
     |-- MetaError                      the metadata engine
     |   |-- ConflictError              lost a race; retried inside, raised after the last try
     |   |-- CommitUnknownError         the reply of a commit was lost; never retried blindly
@@ -38,6 +39,7 @@ from __future__ import annotations
 
 import errno as _errno
 import os as _os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -170,6 +172,33 @@ class VolumeFormatError(JuicecacheError):
 
 class ClosedError(JuicecacheError):
     """The volume or file was closed before this call."""
+
+
+class BatchError(JuicecacheError):
+    """Some files of a batch were not written; the others are committed, each of them whole.
+
+    Parameters
+    ----------
+    committed
+        Paths of the files that are there, with their new content.
+    failed
+        What went wrong with each of the others, by path. Their old content stands, unless
+        the error is a CommitUnknownError.
+    """
+
+    def __init__(self, committed: Sequence[str], failed: Mapping[str, Exception]):
+        super().__init__(tuple(committed), dict(failed))
+        self.committed = tuple(committed)
+        self.failed = dict(failed)
+
+    def __str__(self) -> str:
+        """Say how many, the first of them and why."""
+        path, reason = next(iter(self.failed.items()))
+        return (
+            f"{len(self.failed)} of {len(self.failed) + len(self.committed)} files were not "
+            f"written, the first of them {path}: {reason} "
+            "('failed' of this error has them all, 'committed' the others)"
+        )
 
 
 class MetaError(JuicecacheError):

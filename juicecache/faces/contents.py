@@ -7,15 +7,19 @@ import time
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-from fsspec.asyn import AsyncFileSystem, get_loop, sync
+from fsspec.asyn import get_loop, sync
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from juicecache.faces.coroutines import VolumeCoroutines, range_requests
-from juicecache.faces.transfer import download, upload
+from juicecache.faces.transaction import VolumeTransaction
+from juicecache.faces.transfer import download, upload, upload_packed
+from juicecache.volume.batch import Batch, raise_failures
 
 
 class VolumeContents(VolumeCoroutines):
     """The synchronous methods of an fsspec file system that move bytes."""
+
+    transaction_type = VolumeTransaction
 
     # ------------------------------------------------------------------ reading
 
@@ -86,21 +90,33 @@ class VolumeContents(VolumeCoroutines):
         # The volume reads ahead by itself; fsspec's block size and caches have no use here.
         if not autocommit and "r" in mode and "+" in mode:
             raise ValueError(f"{path}: {mode!r} changes a file in place, no transaction can wait")
-        return self.volume.open(self._strip_protocol(path), mode, autocommit=autocommit)
+        batch = self.transaction.batch if self._intrans and "r" not in mode else None
+        return self.volume.open(
+            self._strip_protocol(path), mode, autocommit=autocommit, batch=batch
+        )
 
     # ------------------------------------------------------------------ writing
 
     def pipe_file(self, path: str, value: Any, mode: str = "overwrite", **kwargs: Any) -> None:
         """Make a file with exactly this content; ``mode="create"`` refuses an existing one."""
         path = self._strip_protocol(path)
-        if self._intrans:
-            with self.open(path, "xb" if mode == "create" else "wb") as file:
+        exclusive = mode == "create"
+        if not self._intrans:
+            self.volume.write_file(path, value, exclusive=exclusive)
+        elif exclusive or not self.transaction.batch.accepts(memoryview(value).nbytes):
+            with self.open(path, "xb" if exclusive else "wb") as file:
                 file.write(value)
-            return
-        self.volume.write_file(path, value, exclusive=mode == "create")
+        else:
+            self.transaction.batch.write(path, value)
 
     def pipe(self, path: Any, value: Any = None, **kwargs: Any) -> None:
-        """Write one file, or a dictionary of them, all stored at the same time."""
+        """Write one file, or a dictionary of them, small ones packed.
+
+        Raises
+        ------
+        BatchError
+            Some of several files were not written; says which. The others are.
+        """
         if isinstance(path, str | os.PathLike):
             self.pipe_file(self._strip_protocol(path), value, **kwargs)
             return
@@ -111,9 +127,11 @@ class VolumeContents(VolumeCoroutines):
                 self.pipe_file(one, content, **kwargs)
             return
         contents = [(self._strip_protocol(one), content) for one, content in path.items()]
-        for error in self.volume.write_files(contents):
-            if error is not None:
-                raise error
+        raise_failures(
+            dict(
+                zip([name for name, _ in contents], self.volume.write_files(contents), strict=True)
+            )
+        )
 
     def touch(self, path: str, truncate: bool = True, **kwargs: Any) -> None:
         """Make an empty file; with ``truncate=False`` an existing one only gets the time of now."""
@@ -131,11 +149,13 @@ class VolumeContents(VolumeCoroutines):
         sync(self.loop or get_loop(), self._get, rpath, lpath, recursive=recursive, **kwargs)
 
     def put(self, lpath: Any, rpath: Any, recursive: bool = False, **kwargs: Any) -> None:
-        """Copy from local files, many at once; see fsspec for patterns and callbacks."""
-        if self._intrans:
-            # The transaction collects files in the order in which this thread opens them.
-            super(AsyncFileSystem, self).put(lpath, rpath, recursive=recursive, **kwargs)
-            return
+        """Copy from local files, many at once and small ones packed; see fsspec for patterns.
+
+        Raises
+        ------
+        BatchError
+            Some of several files were not written; says which. The others are.
+        """
         sync(self.loop or get_loop(), self._put, lpath, rpath, recursive=recursive, **kwargs)
 
     def get_file(
@@ -160,11 +180,17 @@ class VolumeContents(VolumeCoroutines):
         rpath: str,
         callback: Callback = DEFAULT_CALLBACK,
         mode: str = "overwrite",
+        batch: Batch | None = None,
         **kwargs: Any,
     ) -> None:
-        """Copy one local file; a directory is made here. Others see it whole or not at all."""
+        """Copy one local file; a directory is made here. Others see it whole or not at all.
+
+        A small one may be left to a ``batch`` of the volume, as `put` does.
+        """
         rpath = self._strip_protocol(rpath)
         if os.path.isdir(lpath):
             self.makedirs(rpath, exist_ok=True)
+            return
+        if batch is not None and mode != "create" and upload_packed(lpath, rpath, batch, callback):
             return
         upload(lpath, self.open(rpath, "xb" if mode == "create" else "wb"), callback)

@@ -206,5 +206,18 @@ class VolumeCoroutines(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no 
     async def _get_file(self, rpath: str, lpath: Any, **kwargs: Any) -> None:
         await self._offload(self.get_file, rpath, lpath, **kwargs)
 
+    async def _put(self, lpath: Any, rpath: Any, recursive: bool = False, **kwargs: Any) -> None:
+        if self._intrans:
+            batch = self.transaction.batch
+            await super()._put(lpath, rpath, recursive=recursive, batch=batch, **kwargs)
+            return
+        batch = self.volume.batch()
+        try:
+            await super()._put(lpath, rpath, recursive=recursive, batch=batch, **kwargs)
+        finally:
+            # Also after an error: what was copied before it stays, as with one file after
+            # the other.
+            await self._offload(batch.commit)
+
     async def _put_file(self, lpath: str, rpath: str, **kwargs: Any) -> None:
         await self._offload(self.put_file, lpath, rpath, **kwargs)

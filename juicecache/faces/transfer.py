@@ -9,6 +9,7 @@ from fsspec.callbacks import Callback
 from fsspec.utils import isfilelike
 
 from juicecache.errors import IsDirectoryError
+from juicecache.volume.batch import Batch
 from juicecache.volume.read_handle import FileReader
 from juicecache.volume.volume import Volume
 
@@ -33,6 +34,21 @@ def download(volume: Volume, path: str, target: Any, callback: Callback) -> None
         os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
         with open(target, "wb") as file:
             _transfer(source, file, callback)
+
+
+def upload_packed(source: str, path: str, batch: Batch, callback: Callback) -> bool:
+    """Leave a small local file to a batch; False, and nothing done, when it is too large."""
+    with open(source, "rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        if not batch.accepts(size_bytes):
+            return False
+        content = file.read()
+    if not batch.accepts(len(content)):  # it grew meanwhile
+        return False
+    callback.set_size(size_bytes)
+    batch.write(path, content)
+    callback.relative_update(len(content))
+    return True
 
 
 def upload(source: str, target: Any, callback: Callback) -> None:

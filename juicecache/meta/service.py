@@ -22,7 +22,17 @@ from juicecache.errors import (
     FileError,
     NotDirectoryError,
 )
-from juicecache.meta import chunks, copying, files, remove, rename, tree, usage, xattr
+from juicecache.meta import (
+    chunks,
+    copying,
+    files,
+    holding,
+    remove,
+    rename,
+    tree,
+    usage,
+    xattr,
+)
 from juicecache.meta.context import Context
 from juicecache.meta.engine import Engine, Transaction
 from juicecache.meta.entries import check_name, check_not_in_trash
@@ -37,7 +47,7 @@ from juicecache.meta.view import View
 from juicecache.meta.xattr import XattrMode
 from juicecache.model.attr import Attr, NodeType
 from juicecache.model.setting import CLIENT_VERSION, Setting
-from juicecache.model.slices import Extent, visible
+from juicecache.model.slices import Extent, SliceRecord, visible
 
 T = TypeVar("T")
 
@@ -391,12 +401,26 @@ class Meta:
                 first_path,
                 lambda tx, ctx: files.commit_files(tx, ctx, list(wanted.values()), mtime_ns),
             )
-            for number, outcome in zip(wanted, written, strict=True):
-                outcomes[number] = outcome
+            for number, found in zip(wanted, written, strict=True):
+                outcomes[number] = found
         for (path, _, _), outcome in zip(contents, outcomes, strict=True):
             if isinstance(outcome, FileError):
                 outcome.locate(path)
         return [outcome for outcome in outcomes if outcome is not None]
+
+    def hold(self, slices: Sequence[SliceRecord]) -> int:
+        """Keep stored slices referenced until they are committed; see `holding.hold_slices`.
+
+        Returns
+        -------
+        int
+            The file without a name that holds them; `Presence.release` ends it.
+        """
+        sid = self.presence.ensure_session()
+        inode = self._inodes.take()[0]
+        ctx = self.gate.context()
+        self.engine.write(lambda tx: holding.hold_slices(tx, ctx, sid, inode, slices))
+        return inode
 
     def copy(self, source: str, target: str) -> None:
         """Copy a file by its slice records, replacing an existing file; no byte moves."""

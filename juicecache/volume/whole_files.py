@@ -1,4 +1,4 @@
-"""Whole files written at once: stored in parallel, each committed in one transaction.
+"""Whole files written at once: stored in parallel, small ones packed.
 
 Law: blocks before metadata; what could not be committed is deleted again.
 """
@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
+from juicecache.errors import BatchError, JuicecacheError
 from juicecache.meta.chunks import NewSlice
 from juicecache.objects.store import Buffer
+from juicecache.volume.batch import Batch
 from juicecache.volume.compacting import compact_after_commit
+from juicecache.volume.pack import is_small
 from juicecache.volume.parts import Parts
 from juicecache.volume.writer import SliceWriter, Uploads
 
@@ -30,29 +34,55 @@ def write_file(parts: Parts, path: str, content: Buffer, *, exclusive: bool) -> 
 def write_many_files(
     parts: Parts, contents: Sequence[tuple[str, Buffer]]
 ) -> list[Exception | None]:
-    """Store several whole files, all uploads at the same time; return what went wrong with each."""
-    under_way: list[tuple[Uploads, list[NewSlice]] | Exception] = []
-    for path, content in contents:
-        uploads = Uploads(parts)
-        try:
-            parts.meta.gate.check_writable(path)
-            under_way.append((uploads, _store(parts, uploads, content)))
-        except Exception as error:
-            uploads.discard()
-            under_way.append(error)
+    """Store several whole files, the small ones packed; return what went wrong with each.
+
+    The large ones are uploaded at the same time, each committed in a transaction of its own.
+    """
+    small = {path for path, content in contents if is_small(parts, memoryview(content).nbytes)}
+    under_way = [_begin(parts, one) if one[0] not in small else None for one in contents]
+    packed = _write_packed(parts, [one for one in contents if one[0] in small])
     outcomes: list[Exception | None] = []
     for (path, _), work in zip(contents, under_way, strict=True):
-        if isinstance(work, Exception):
+        if work is None:
+            outcomes.append(packed[path])
+        elif isinstance(work, Exception):
             outcomes.append(work)
-            continue
-        uploads, slices = work
-        try:
-            _commit(parts, uploads, path, slices, exclusive=False)
-            outcomes.append(None)
-        except Exception as error:
-            uploads.discard()
-            outcomes.append(error)
+        else:
+            outcomes.append(_finish(parts, path, *work))
     return outcomes
+
+
+def _write_packed(
+    parts: Parts, contents: Sequence[tuple[str, Buffer]]
+) -> dict[str, Exception | None]:
+    outcomes: dict[str, Exception | None] = {}
+    with suppress(BatchError), Batch(parts, deferred=False) as batch:
+        for path, content in contents:
+            try:
+                batch.write(path, content)
+            except JuicecacheError as error:
+                outcomes[path] = error
+    return outcomes | batch.outcomes
+
+
+def _begin(parts: Parts, one: tuple[str, Buffer]) -> tuple[Uploads, list[NewSlice]] | Exception:
+    path, content = one
+    uploads = Uploads(parts)
+    try:
+        parts.meta.gate.check_writable(path)
+        return uploads, _store(parts, uploads, content)
+    except Exception as error:
+        uploads.discard()
+        return error
+
+
+def _finish(parts: Parts, path: str, uploads: Uploads, slices: list[NewSlice]) -> Exception | None:
+    try:
+        _commit(parts, uploads, path, slices, exclusive=False)
+    except Exception as error:
+        uploads.discard()
+        return error
+    return None
 
 
 def _commit(

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from juicecache.errors import StaleHandleError
 from juicecache.meta.chunks import NewSlice
 from juicecache.model.attr import Attr
+from juicecache.volume.batch import Batch
 from juicecache.volume.compacting import compact_after_commit
+from juicecache.volume.pack import release_hold
 from juicecache.volume.parts import Parts
 from juicecache.volume.reader import read_range
 from juicecache.volume.writer import SliceWriter, Uploads
@@ -47,6 +49,9 @@ class FileWriter(io.BufferedIOBase):
         Fail at the first commit when the name is taken.
     autocommit
         False leaves the commit to `commit`: ``flush`` and ``close`` only store.
+    batch
+        Takes the file over when it is closed, a small one as a part of a pack; with
+        ``autocommit`` False.
     on_open, on_close
         Called with the inode when the handle begins to keep it alive, and when it ends.
     """
@@ -60,12 +65,16 @@ class FileWriter(io.BufferedIOBase):
         offset: int = 0,
         exclusive: bool = False,
         autocommit: bool = True,
+        batch: Batch | None = None,
         mode: str = "wb",
         on_open: Callable[[int], None],
         on_close: Callable[[int], None],
     ) -> None:
         super().__init__()
         self.path = path
+        self.replaces = not inode
+        self._batch = batch
+        self._holder = 0
         self.mode = mode
         self._autocommit = autocommit
         self._on_open = on_open
@@ -130,6 +139,19 @@ class FileWriter(io.BufferedIOBase):
         self._check_owner()
         self._commit()
         self._end_hold()
+        self._release()
+
+    def hold(self) -> None:
+        """Keep what a closed file stored referenced until its commit, however late that is."""
+        held = [new.record for new in self._slices if new.fresh]
+        if held and not self._holder:
+            self._holder = self._uploads.commit(lambda: self._parts().meta.hold(held))
+            self._slices = [new._replace(fresh=False) for new in self._slices]
+
+    def _release(self) -> None:
+        holder, self._holder = self._holder, 0
+        if holder and os.getpid() == self._pid:
+            release_hold(self._parts(), holder)
 
     def discard(self) -> None:
         """Forget what is not committed, remove its objects, and close. Safe to repeat."""
@@ -140,6 +162,7 @@ class FileWriter(io.BufferedIOBase):
         if not self.closed:
             super().close()
         self._end_hold()
+        self._release()
 
     def close(self) -> None:
         """Commit and close. In a forked child, which only inherited the handle: just close.
@@ -163,11 +186,26 @@ class FileWriter(io.BufferedIOBase):
 
     def _settle(self) -> None:
         """Commit at the end, or only store everything where the commit comes later."""
-        if not self._autocommit:
-            self._cut()
-            self._uploads.wait()
+        if self._batch is not None:
+            self._join(self._batch)
+        elif not self._autocommit:
+            self._store()
         elif self._writer.has_content or self._slices or not self._inode:
             self._commit()
+
+    def _join(self, batch: Batch) -> None:
+        """Leave the file to the batch: a small one its content, else the stored slices."""
+        if self.replaces and not self._slices and batch.accepts(self._writer.offset):
+            content = self._writer.withdraw()
+            if content is not None:
+                batch.write(self.path, content, exclusive=self._exclusive)
+                return
+        self._store()
+        batch.add_file(self)
+
+    def _store(self) -> None:
+        self._cut()
+        self._uploads.wait()
 
     def _check_usable(self) -> None:
         if self.closed:

@@ -149,6 +149,19 @@ class SliceWriter:
         """Whether a slice is open."""
         return self.offset > self._slice_start
 
+    @property
+    def has_blocks(self) -> bool:
+        """Whether blocks of the open slice are stored or on their way."""
+        return self.offset - self._slice_start > self._buffer.tell()
+
+    def withdraw(self) -> bytes | None:
+        """Take back the content of the open slice; None when a part of it was sent already."""
+        if self.has_blocks:
+            return None
+        content, self._buffer = self._buffer.getvalue(), io.BytesIO()
+        self._slice_id, self.offset = 0, self._slice_start
+        return content
+
     def write(self, content: Buffer, *, stable: bool) -> list[NewSlice]:
         """Take bytes; returns the slices that they completed.
 

@@ -1,0 +1,60 @@
+"""``with fs.transaction:`` as one deferred batch of the volume."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from fsspec.transaction import Transaction
+
+from juicecache.volume.batch import Batch
+
+
+class VolumeTransaction(Transaction):  # type: ignore[misc]  # fsspec has no types
+    """Files written in a transaction show up at its end, small ones packed.
+
+    An error in the block discards them all. The commit itself goes in bounded steps: see
+    `juicecache.volume.batch`.
+    """
+
+    def __init__(self, fs: Any) -> None:
+        super().__init__(fs)
+        self.fs: Any = fs
+        # fsspec appends each file that is opened, to commit it at the end: the batch does.
+        self.files: deque[Any] = deque(maxlen=0)
+        self._batch: Batch | None = None
+
+    def start(self) -> None:
+        """Begin; what an earlier use left behind is discarded."""
+        self._end(commit=False)
+        self.fs._intrans = True
+
+    @property
+    def batch(self) -> Batch:
+        """The batch that collects the files of this transaction."""
+        if self._batch is None:
+            self._batch = self.fs.volume.batch(deferred=True)
+        return self._batch
+
+    def complete(self, commit: bool = True) -> None:
+        """Commit or discard every file, and end the transaction in any case.
+
+        Raises
+        ------
+        BatchError
+            Some files were not written; says which, and which were.
+        """
+        fs, self.fs = self.fs, None
+        if fs is not None:
+            fs._intrans = False
+            fs._transaction = None
+        self._end(commit=commit)
+
+    def _end(self, *, commit: bool) -> None:
+        batch, self._batch = self._batch, None
+        if batch is None:
+            return
+        if commit:
+            batch.commit()
+        else:
+            batch.discard()

@@ -25,18 +25,22 @@ from juicecache.volume.writer import SliceWriter, Uploads
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-_COMMIT_AGE_S = 600.0
-"""Stored blocks wait this long at most for their commit: the official collector removes
-unreferenced objects after an hour."""
-_COMMIT_SLICES = 256
-"""Slices in one commit (16 GiB): a transaction must not hold the database lock for long."""
+_SECURED_AGE_S = 600.0
+"""Stored blocks wait this long for a reference, as far as writes come by: the official collector
+removes unreferenced objects after an hour."""
+_SECURED_SLICES = 256
+"""Slices secured at once (16 GiB): a transaction must not hold the database lock for long."""
+_COMMITTED_SLICES_MAX = 10_000
+"""Slices in one commit (640 GiB): some 300 ms of the lock. A new file that is still longer shows
+up before it is complete."""
 
 
 class FileWriter(io.BufferedIOBase):
     """A file open for writing from one position on: a new one, or the end of an existing one.
 
-    A new file (``inode`` 0) becomes visible, whole, at the first commit; until then nobody
-    sees a change, also where it replaces an existing file. As with a plain file, whoever
+    A new file (``inode`` 0) becomes visible, whole, at the first ``flush`` or ``close``; until
+    then nobody sees a change, also where it replaces an existing file. Only one of more than
+    640 GiB is committed in parts. As with a plain file, whoever
     leaves a ``with`` block by an error keeps what was written before it; `discard` does not.
 
     Parameters
@@ -74,7 +78,8 @@ class FileWriter(io.BufferedIOBase):
         self.path = path
         self.replaces = not inode
         self._batch = batch
-        self._holder = 0
+        self._holders: list[int] = []
+        self._held_slices = 0
         self.mode = mode
         self._autocommit = autocommit
         self._on_open = on_open
@@ -86,7 +91,6 @@ class FileWriter(io.BufferedIOBase):
         self._uploads = Uploads(parts())
         self._writer = SliceWriter(parts(), self._uploads, offset)
         self._slices: list[NewSlice] = []
-        self._oldest_s = 0.0
         self._broken: BaseException | None = None
         self._ended = False
 
@@ -104,22 +108,27 @@ class FileWriter(io.BufferedIOBase):
         Waits while all upload slots of the volume are taken.
         """
         self._check_usable()
-        view = memoryview(content).cast("B")
         try:
-            self._slices += self._writer.write(view, stable=False)
+            self._slices += self._writer.write(memoryview(content), stable=False)
+            if self._uploads.age_s > _SECURED_AGE_S or self._fresh_slices >= _SECURED_SLICES:
+                self._secure()
         except BaseException as error:
             self._broken = error
             raise
-        if self._slices and not self._oldest_s:
-            self._oldest_s = time.monotonic()
-        if self._autocommit and self._is_due():
-            self._commit()
-        return view.nbytes
+        return memoryview(content).nbytes
 
-    def _is_due(self) -> bool:
-        return bool(self._slices) and (
-            len(self._slices) >= _COMMIT_SLICES or time.monotonic() - self._oldest_s > _COMMIT_AGE_S
-        )
+    @property
+    def _fresh_slices(self) -> int:
+        return len(self._slices) - self._held_slices
+
+    def _secure(self) -> None:
+        """Let something point at what is stored, so that no collector takes it for garbage."""
+        self._cut()
+        whole = self._inode or len(self._slices) >= _COMMITTED_SLICES_MAX
+        if self._autocommit and whole:
+            self._commit()
+        else:
+            self.hold()
 
     def flush(self) -> None:
         """Store and commit everything written so far; nothing new means nothing done."""
@@ -139,19 +148,21 @@ class FileWriter(io.BufferedIOBase):
         self._check_owner()
         self._commit()
         self._end_hold()
-        self._release()
 
     def hold(self) -> None:
-        """Keep what a closed file stored referenced until its commit, however late that is."""
-        held = [new.record for new in self._slices if new.fresh]
-        if held and not self._holder:
-            self._holder = self._uploads.commit(lambda: self._parts().meta.hold(held))
-            self._slices = [new._replace(fresh=False) for new in self._slices]
+        """Keep what is stored in complete slices referenced until the commit."""
+        fresh = self._slices[self._held_slices :]
+        if fresh:
+            pieces = [new.record for new in fresh]
+            self._holders.append(self._uploads.commit(lambda: self._parts().meta.hold(pieces)))
+            self._slices[self._held_slices :] = [new._replace(fresh=False) for new in fresh]
+            self._held_slices = len(self._slices)
 
     def _release(self) -> None:
-        holder, self._holder = self._holder, 0
-        if holder and os.getpid() == self._pid:
-            release_hold(self._parts(), holder)
+        holders, self._holders, self._held_slices = self._holders, [], 0
+        if os.getpid() == self._pid:
+            for inode in holders:
+                release_hold(self._parts(), inode)
 
     def discard(self) -> None:
         """Forget what is not committed, remove its objects, and close. Safe to repeat."""
@@ -235,7 +246,7 @@ class FileWriter(io.BufferedIOBase):
             self._broken = error
             raise
         self._slices = []
-        self._oldest_s = 0.0
+        self._release()
 
     def _commit_slices(self) -> Attr:
         meta = self._parts().meta

@@ -39,6 +39,11 @@ class Uploads:
         self._doubtful: list[BlockKey] = []
         self.stored: list[BlockKey] = []
 
+    @property
+    def age_s(self) -> float:
+        """How long the oldest block waits for its commit already; 0 when none is stored."""
+        return time.monotonic() - self._first_stored_s if self.stored else 0.0
+
     def add(self, key: BlockKey, body: Buffer) -> None:
         """Start storing a block; waits while all slots are taken. ``body`` must not change."""
         slots = self._parts.upload_slots
@@ -87,7 +92,7 @@ class Uploads:
             Blocks waited for so long that a collector removed them.
         """
         self.wait()
-        if self.stored and time.monotonic() - self._first_stored_s > _UNREFERENCED_S_MAX:
+        if self.age_s > _UNREFERENCED_S_MAX:
             self._parts.blocks.require(self.stored)
         try:
             result = act()
@@ -168,8 +173,11 @@ class SliceWriter:
         ``stable`` promises that ``content`` does not change until the uploads are waited
         for, so that whole blocks need no copy.
         """
-        view = memoryview(content).cast("B")
         done: list[NewSlice] = []
+        view = memoryview(content)
+        if not view.nbytes:  # an empty array may have a shape that cannot be cast
+            return done
+        view = view.cast("B")
         while view.nbytes:
             if not self._slice_id:
                 self._slice_id = self._parts.meta.new_slice_id()

@@ -13,6 +13,7 @@ from juicecache.errors import ClosedError, ObjectError, ReadOnlyVolumeError, Sta
 from juicecache.model.layout import CHUNK_BYTES
 from juicecache.runtime import loop_thread
 from juicecache.testing.processes import in_child
+from juicecache.testing.oracle import sums_wrong
 from juicecache.volume import write_handle
 
 
@@ -266,15 +267,36 @@ def test_two_creators_have_one_winner(site):
         volumes[0].open("/file", "xb")
 
 
-def test_a_long_open_file_is_committed_in_steps(site, volume, monkeypatch):
-    monkeypatch.setattr(write_handle, "_COMMIT_AGE_S", -1.0)
+def test_what_an_open_file_appends_is_committed_in_steps(site, volume, monkeypatch):
+    monkeypatch.setattr(write_handle, "_SECURED_AGE_S", -1.0)
     volume.write_file("/file", b"")
     with volume.open("/file", "r+b") as file:
         for at in (0, 100, 200):
             file.seek(at)
             file.write(b"x")
-        assert volume.stat("/file").length == 101
-    assert volume.stat("/file").length == 201
+            assert volume.stat("/file").length == at + 1
+
+
+@pytest.mark.parametrize("ending", ["close", "discard"])
+def test_a_new_file_that_takes_long_is_kept_from_collectors_and_not_shown(
+    site, volume, content, monkeypatch, ending
+):
+    monkeypatch.setattr(write_handle, "_SECURED_AGE_S", -1.0)
+    volume.write_file("/file", b"before")
+    other = site.open(cache_size=0)
+    pieces = [content(site.block + 9, seed) for seed in range(4)]
+    file = volume.open("/file", "wb")
+    for piece in pieces:
+        file.write(piece)
+        assert other.read_file("/file") == b"before"
+        other.gc(delete=True, min_age_s=0)
+    getattr(file, ending)()
+    expected = b"".join(pieces) if ending == "close" else b"before"
+    assert other.read_file("/file") == expected
+    volume.close()
+    assert other.gc(min_age_s=0).leaked_objects == 0
+    assert len(site.block_names()) == len(other.explain("/file").blocks) + (ending == "close")
+    assert sums_wrong(site.folder / "meta.db") == []
 
 
 def test_writing_to_a_file_whose_name_is_gone_stays_possible(site, volume):

@@ -46,7 +46,8 @@ class Dataset:
         self.names = [f"set/{number:04d}" for number in range(count)]
         contents = {name: os.urandom(size) for name in self.names}
         near = self.volume(bucket=f"{s3.near}/{self.bucket}", cache_size=0)
-        near.pipe({f"/{name}": content for name, content in contents.items()})
+        for name, content in contents.items():  # one by one: an object a file, as theirs are
+            near.pipe_file(f"/{name}", content)
         near.volume.close()
         direct = self.s3fs(s3.near)
         direct.pipe({f"{self.plain}/{name}": content for name, content in contents.items()})

@@ -12,8 +12,8 @@ import pytest
 from juicecache.errors import ClosedError, ObjectError, ReadOnlyVolumeError, StaleHandleError
 from juicecache.model.layout import CHUNK_BYTES
 from juicecache.runtime import loop_thread
-from juicecache.testing.processes import in_child
 from juicecache.testing.oracle import sums_wrong
+from juicecache.testing.processes import in_child
 from juicecache.volume import write_handle
 
 

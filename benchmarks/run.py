@@ -1,4 +1,4 @@
-"""Run benchmarks and print their tables: ``python benchmarks/run.py [cold] [large] [local]``.
+"""Run benchmarks and print their tables: ``python benchmarks/run.py [cold] [large] [local] ...``.
 
 Each runs in a process of its own, so that none inherits another's memory or connections.
 """
@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from harness import environment
 
-NAMES = ("cold", "large", "local")
+NAMES = ("cold", "large", "local", "pack", "warm")
 
 
 def main() -> None:

@@ -220,12 +220,18 @@ def test_threads_fill_one_batch(site, content):
 
 def test_an_error_in_the_block_discards_what_is_not_committed(site, content):
     volume = site.open()
-    with pytest.raises(RuntimeError, match="oops"), volume.batch(deferred=True) as batch:
-        for path, body in bodies(content, 100).items():
-            batch.write(path, body)
-        with volume.open("/large", "wb", batch=batch) as file:
-            file.write(content(site.block))
-        raise RuntimeError("oops")
+    batch = volume.batch(deferred=True)
+
+    def fail() -> None:
+        with batch:
+            for path, body in bodies(content, 100).items():
+                batch.write(path, body)
+            with volume.open("/large", "wb", batch=batch) as file:
+                file.write(content(site.block))
+            raise RuntimeError("oops")
+
+    with pytest.raises(RuntimeError, match="oops"):
+        fail()
     assert volume.list_directory("/") == []
     assert site.block_names() == []
     with pytest.raises(ClosedError, match="ended"):
@@ -258,12 +264,14 @@ def test_files_that_are_refused_do_not_keep_the_others_back(site):
     volume = site.open()
     volume.make_directory("/folder")
     volume.write_file("/file", b"")
-    with pytest.raises(BatchError) as caught, volume.batch() as batch:
-        batch.write("/a", b"1")
-        batch.write("/folder", b"2")
-        batch.write("/file/below", b"3")
-        batch.write("/file", b"4", exclusive=True)
-        batch.write("/b", b"5")
+    batch = volume.batch()
+    batch.write("/a", b"1")
+    batch.write("/folder", b"2")
+    batch.write("/file/below", b"3")
+    batch.write("/file", b"4", exclusive=True)
+    batch.write("/b", b"5")
+    with pytest.raises(BatchError) as caught:
+        batch.commit()
     assert caught.value.committed == ("/a", "/b")
     assert {path: type(error) for path, error in caught.value.failed.items()} == {
         "/folder": IsDirectoryError,
@@ -357,13 +365,13 @@ def test_what_waits_for_long_is_kept_from_collectors(site, content):
 
 def test_a_long_batch_that_is_discarded_leaves_nothing(site, content):
     volume = site.open()
-    with pytest.raises(RuntimeError), volume.batch(deferred=True) as batch:
-        for path, body in bodies(content, 100).items():
-            batch.write(path, body)
-        with volume.open("/large", "wb", batch=batch) as file:
-            file.write(content(2 * site.block, 7))
-        batch._on_time()
-        raise RuntimeError
+    batch = volume.batch(deferred=True)
+    for path, body in bodies(content, 100).items():
+        batch.write(path, body)
+    with volume.open("/large", "wb", batch=batch) as file:
+        file.write(content(2 * site.block, 7))
+    batch._on_time()
+    batch.discard()
     volume.close()
     other = site.open()
     assert (sustained(other), references(other), site.block_names()) == (0, [], [])

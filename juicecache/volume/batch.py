@@ -13,7 +13,15 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
-from juicecache.errors import BatchError, ClosedError, FileError, JuicecacheError, StaleHandleError
+from juicecache.errors import (
+    BatchError,
+    ClosedError,
+    FileError,
+    JuicecacheError,
+    StaleHandleError,
+    UnsupportedError,
+)
+from juicecache.meta.paths import join_path, split_path
 from juicecache.objects.store import Buffer
 from juicecache.volume.cleaning import log
 from juicecache.volume.pack import Pack, PackedFile, is_small
@@ -63,6 +71,9 @@ def raise_failures(outcomes: Mapping[str, Exception | None]) -> None:
 class Batch:
     """Files that are written together; may be used from several threads.
 
+    Of several contents for one path the last one counts. Of one file that is written under
+    two names (links) it is open which.
+
     Parameters
     ----------
     deferred
@@ -72,8 +83,8 @@ class Batch:
     Attributes
     ----------
     outcomes
-        What came of each path so far: None when it is committed. The last one counts where
-        a path was written several times.
+        What came of each path so far, in its canonical form: None when it is committed. The
+        last one counts where a path was written several times.
     """
 
     def __init__(self, parts: Parts, *, deferred: bool) -> None:
@@ -109,6 +120,7 @@ class Batch:
             The batch has ended, or belongs to the parent process.
         """
         self._check_owner(path)
+        path = join_path(split_path(path))
         self._parts.meta.gate.check_writable(path)
         with self._lock:
             self._check_usable(path)
@@ -132,14 +144,33 @@ class Batch:
             self._watch()
 
     def add_file(self, file: DeferredFile) -> None:
-        """Take over the commit of a file that was too large to be packed, or appended to."""
+        """Take over the commit of a file that was too large to be packed, or appended to.
+
+        Raises
+        ------
+        UnsupportedError
+            An append to a file that the batch writes already; see `check_append`.
+        """
         self._check_owner(file.path)
+        if not file.replaces:
+            self.check_append(file.path)
         with self._lock:
             self._check_usable(file.path)
             self._files.append(file)
-            if file.replaces:
-                self._latest[file.path] = file
+            self._latest[file.path] = file
             self._watch()
+
+    def check_append(self, path: str) -> None:
+        """Refuse an append to a path that the batch writes: its end is known at the commit only.
+
+        Raises
+        ------
+        UnsupportedError
+        """
+        if path in self._latest:
+            raise UnsupportedError(
+                path, "the same batch or transaction writes the file already; append after its end"
+            )
 
     def _check_owner(self, path: str) -> None:
         # Before the lock, which another thread of the parent may have held while it forked.
@@ -233,7 +264,7 @@ class Batch:
         self._settle(files, [one if isinstance(one, FileError) else None for one in found])
 
     def _commit_file(self, file: DeferredFile) -> None:
-        if file.replaces and self._latest.get(file.path) is not file:
+        if self._latest.get(file.path) is not file:  # written anew since
             file.discard()
             return
         failure = self._broken
@@ -244,7 +275,8 @@ class Batch:
                 file.discard()
         except Exception as error:
             failure = error
-        self._latest.pop(file.path, None)
+        if self._latest.get(file.path) is file:
+            del self._latest[file.path]
         self.outcomes[file.path] = failure
 
     def _settle(self, files: list[PackedFile], failures: list[Exception | None]) -> None:

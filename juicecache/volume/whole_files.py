@@ -9,8 +9,9 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from juicecache.errors import BatchError, JuicecacheError
+from juicecache.errors import JuicecacheError
 from juicecache.meta.chunks import NewSlice
+from juicecache.meta.paths import join_path, split_path
 from juicecache.objects.store import Buffer
 from juicecache.volume.batch import Batch
 from juicecache.volume.compacting import compact_after_commit
@@ -56,13 +57,16 @@ def _write_packed(
     parts: Parts, contents: Sequence[tuple[str, Buffer]]
 ) -> dict[str, Exception | None]:
     outcomes: dict[str, Exception | None] = {}
-    with suppress(BatchError), Batch(parts, deferred=False) as batch:
+    with suppress(JuicecacheError), Batch(parts, deferred=False) as batch:
         for path, content in contents:
             try:
                 batch.write(path, content)
             except JuicecacheError as error:
                 outcomes[path] = error
-    return outcomes | batch.outcomes
+    for path, _ in contents:
+        if path not in outcomes:
+            outcomes[path] = batch.outcomes[join_path(split_path(path))]
+    return outcomes
 
 
 def _begin(parts: Parts, one: tuple[str, Buffer]) -> tuple[Uploads, list[NewSlice]] | Exception:

@@ -17,6 +17,7 @@ from juicecache.errors import (
     ObjectError,
     ReadOnlyVolumeError,
     StaleHandleError,
+    UnsupportedError,
 )
 from juicecache.meta.rows import SliceRef, Sustained
 from juicecache.model.layout import CHUNK_BYTES
@@ -204,6 +205,40 @@ def test_of_several_contents_the_last_is_committed(site, content):
     assert volume.read_file("/c") == b"4"
     volume.close()
     assert site.open().gc(min_age_s=0).leaked_objects == 0
+
+
+@pytest.mark.parametrize("size", [8, 100_000])
+@pytest.mark.parametrize("existing", [True, False])
+def test_an_append_and_a_write_of_one_file_never_mix(site, content, size, existing):
+    volume = site.open()
+    if existing:
+        volume.write_file("/a", b"old")
+    with volume.batch(deferred=True) as batch:
+        with volume.open("/a", "ab", batch=batch) as file:
+            file.write(b"tail")
+        with pytest.raises(UnsupportedError, match="append after its end"):
+            volume.open("/a", "ab", batch=batch)
+        with volume.open("/a", "wb", batch=batch) as file:
+            file.write(content(size))
+        with pytest.raises(UnsupportedError, match="append after its end"):
+            volume.open("//a/", "ab", batch=batch)
+    assert volume.read_file("/a") == content(size)
+    assert batch.outcomes == {"/a": None}
+    with volume.batch() as batch, volume.open("/a", "ab", batch=batch) as file:
+        file.write(b"tail")
+    assert volume.read_file("/a") == content(size) + b"tail"
+
+
+def test_an_append_that_another_write_overtook_is_refused_at_its_close(site):
+    volume = site.open()
+    volume.write_file("/a", b"old")
+    with volume.batch(deferred=True) as batch:
+        late = volume.open("/a", "ab", batch=batch)
+        late.write(b"tail")
+        batch.write("/a", b"new")
+        with pytest.raises(UnsupportedError):
+            late.close()
+    assert volume.read_file("/a") == b"new"
 
 
 def test_threads_fill_one_batch(site, content):

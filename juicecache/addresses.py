@@ -154,6 +154,11 @@ def mask_url(text: str) -> str:
     return head + _SECRET_PARAMETER.sub(rf"\1{_MASK}", rest)
 
 
+def mask_bucket(bucket: str) -> str:
+    """Return the address of object storage without a password that a user put into it."""
+    return bucket if bucket.startswith("/") else mask_url(bucket)
+
+
 def parse_volume_url(url: str) -> tuple[str, str]:
     """Return the volume and the path of ``juicecache://VOLUME/path``; the path begins with ``/``.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Self
 
@@ -30,6 +30,7 @@ __all__ = [
     "OPTIONS",
     "MetaAddress",
     "Option",
+    "TierOptions",
     "VolumeOptions",
     "collectable_age_s",
     "find_volume",
@@ -50,6 +51,8 @@ _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+_EIB = 1 << 60
+_FREE_SPACE_RATIO_MAX = 0.99
 _NUMBER_CHARS_MAX = 40
 """More digits than any quantity here has; keeps arithmetic on them small."""
 
@@ -143,6 +146,84 @@ def _parse_folders(value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(folders))
 
 
+class TierOptions(NamedTuple):
+    """One level of cache.
+
+    Attributes
+    ----------
+    folders
+        Paths with the bytes that each may take; none for the memory of the process.
+    memory_bytes
+        What a tier in the memory of the process may take.
+    free_space_ratio
+        Share of a folder's disk that stays free.
+    """
+
+    folders: tuple[tuple[str, int], ...]
+    memory_bytes: int
+    free_space_ratio: float | None = None
+
+
+_TIER_KEYS = ("medium", "path", "quota", "free_space_ratio")
+_MEDIA = ("MEM", "SSD", "HDD")
+
+
+def _parse_tiers(value: object) -> tuple[TierOptions, ...]:
+    """Return the levels of a list of mappings, or of its JSON text."""
+    if isinstance(value, str):
+        import json  # here: only the long form needs it
+
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"JSON: {error}") from None
+    if not isinstance(value, list | tuple) or not all(isinstance(m, Mapping) for m in value):
+        raise ValueError("a list of tiers, each with medium, path and quota")
+    return tuple(_parse_tier(tier) for tier in value)
+
+
+def _parse_tier(tier: Mapping[str, object]) -> TierOptions:
+    for key in tier:
+        if key not in _TIER_KEYS:
+            hint = _hint(str(key), _TIER_KEYS)
+            raise ConfigError(f"option tiers: unknown key {key!r}{hint}")
+    medium = tier.get("medium", "SSD")
+    if medium not in _MEDIA:
+        raise ConfigError(f"option tiers: medium {medium!r} is not one of {_MEDIA}")
+    ratio = None
+    if tier.get("free_space_ratio") is not None:
+        ratio = _parse_ratio(tier["free_space_ratio"])
+        if not 0 <= ratio <= _FREE_SPACE_RATIO_MAX:
+            raise ConfigError(
+                f"option tiers: free_space_ratio {ratio} is not between 0 and "
+                f"{_FREE_SPACE_RATIO_MAX}"
+            )
+    paths = [path for path in _items(tier.get("path")) if isinstance(path, str) and path]
+    if len(paths) < len(_items(tier.get("path"))) or not (paths or medium == "MEM"):
+        raise ConfigError("option tiers: path must be a folder, or several separated by ','")
+    quotas = [parse_size(quota) for quota in _items(tier.get("quota"))]
+    if len(quotas) not in (1, len(paths) or 1) or not all(0 < each <= _EIB for each in quotas):
+        raise ConfigError(
+            "option tiers: quota must be one size for all folders together, or one for each"
+        )
+    if not paths:
+        return TierOptions((), quotas[0], ratio)
+    if len(quotas) < len(paths):
+        quotas = [quotas[0] // len(paths)] * len(paths)
+    return TierOptions(tuple(zip(paths, quotas, strict=True)), 0, ratio)
+
+
+def _items(value: object) -> list[object]:
+    """Return the parts of a text that separates them by commas, or the one value, or the list."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    if isinstance(value, list | tuple):
+        return [os.fspath(item) if isinstance(item, os.PathLike) else item for item in value]
+    return [os.fspath(value) if isinstance(value, os.PathLike) else value]
+
+
 _KINDS: Mapping[str, Callable[[object], Any]] = {
     "size": parse_size,
     "time": parse_time,
@@ -152,6 +233,7 @@ _KINDS: Mapping[str, Callable[[object], Any]] = {
     "text": _parse_text,
     "secret": _parse_text,
     "folders": _parse_folders,
+    "tiers": _parse_tiers,
 }
 
 
@@ -163,7 +245,8 @@ class Option(NamedTuple):
     name, field
         As the user writes it, and in `VolumeOptions`.
     kind
-        ``size``, ``time``, ``count``, ``ratio``, ``flag``, ``text``, ``secret`` or ``folders``.
+        ``size``, ``time``, ``count``, ``ratio``, ``flag``, ``text``, ``secret``, ``folders`` or
+        ``tiers``.
     default
         As a user would write it.
     reason
@@ -195,6 +278,8 @@ class Option(NamedTuple):
         shown = "****" if self.kind == "secret" else repr(value)
         try:
             parsed = read(value)
+        except ConfigError:
+            raise
         except ValueError as error:
             raise ConfigError(f"option {self.name}: {shown} is not {error}") from None
         if self.choices and parsed not in self.choices:
@@ -213,13 +298,17 @@ def _option(
     *bounds: str,
     choices: tuple[str, ...] = (),
     name: str = "",
+    hidden: bool = False,
 ) -> Any:
-    """Return the field of one option; its name is the field's unless ``name`` differs (units)."""
+    """Return the field of one option; its name is the field's unless ``name`` differs (units).
+
+    ``hidden`` keeps a value out of the repr that may hold a secret, as ``secret`` ones are.
+    """
     low, high = bounds or ("", "")
     option = Option(name, "", kind, default, reason, low, high, choices)
     return field(
         default=_KINDS[kind](default),
-        repr=kind != "secret",
+        repr=not hidden and kind != "secret",
         metadata={"option": option},
     )
 
@@ -254,6 +343,23 @@ class VolumeOptions:
         "0",
         "1EiB",
         name="memory_size",
+    )
+    tiers: tuple[TierOptions, ...] = _option(
+        "tiers",
+        "[]",
+        "the long form of cache_dir, cache_size and memory_size, instead of them: a list, or its "
+        "JSON text, in the order of asking, of "
+        '{"medium": "MEM", "path": "/dev/shm/jc", "quota": "40Gi", "free_space_ratio": 0.1}; '
+        "medium is MEM, SSD or HDD, and MEM without a path is this process's memory; several "
+        "folders separated by ',' share one quota, or have one each, and blocks in proportion; "
+        "what a tier does not say is as in the other options",
+    )
+    cache_items: int = _option(
+        "count",
+        "0",
+        "most blocks in each cache folder; 0 is no limit, since free_space_ratio minds inodes too",
+        "0",
+        "1000000000000",
     )
     free_space_ratio: float = _option(
         "ratio",
@@ -368,7 +474,9 @@ class VolumeOptions:
         "10m",
         name="heartbeat",
     )
-    bucket: str = _option("text", "", "another address of the same bucket; empty is the volume's")
+    bucket: str = _option(
+        "text", "", "another address of the same bucket; empty is the volume's", hidden=True
+    )
     storage: str = _option("text", "", "another kind of storage; empty is the volume's")
     access_key: str = _option("text", "", "instead of the volume's access key")
     secret_key: str = _option("secret", "", "instead of the volume's secret key")
@@ -387,19 +495,22 @@ class VolumeOptions:
         """
         for name in options:
             if name not in _BY_NAME:
-                raise ConfigError(f"unknown option {name!r}{_hint(name)}")
+                raise ConfigError(f"unknown option {name!r}{_hint(name, _BY_NAME)}")
         values: dict[str, Any] = {"cache_dir": (user_folder("XDG_CACHE_HOME", ".cache", environ),)}
         for option in OPTIONS:
             given = options.get(option.name)
             if given is not None:
                 values[option.field] = option.parse(given)
+        short = [name for name in _SHORT_FORM if options.get(name) is not None]
+        if values.get("tiers") and short:
+            raise ConfigError(f"options tiers and {short[0]} exclude each other")
         return cls(**values)
 
 
-def _hint(name: str) -> str:
+def _hint(name: str, known: Iterable[str]) -> str:
     import difflib  # here: only a mistake needs it
 
-    nearest = difflib.get_close_matches(name.replace("-", "_"), _BY_NAME, n=1)
+    nearest = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
@@ -411,3 +522,5 @@ OPTIONS: tuple[Option, ...] = tuple(
 )
 """All options in the order of the documentation."""
 _BY_NAME = {option.name: option for option in OPTIONS}
+_SHORT_FORM = ("cache_dir", "cache_size", "memory_size")
+"""What `VolumeOptions.tiers` says at length."""

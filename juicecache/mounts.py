@@ -65,11 +65,24 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
         Text in the form of ``/proc/self/mountinfo``, which is read when this is None; where
         there is no such file, every path counts as local.
     """
+    found = _file_system(path, mounts)
+    kind = found.removeprefix("fuse.")
+    is_network = kind in (_NETWORK_FUSE if found.startswith("fuse.") else _NETWORK_FILE_SYSTEMS)
+    return kind if is_network else None
+
+
+def is_memory_file_system(path: Path, mounts: str | None = None) -> bool:
+    """Return whether what is written to ``path`` stays in memory; for the rest see above."""
+    return _file_system(path, mounts) in ("tmpfs", "ramfs")
+
+
+def _file_system(path: Path, mounts: str | None) -> str:
+    """Return the type of the file system, as the list of mounts calls it; empty if unknown."""
     if mounts is None:
         try:
             mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
         except OSError:
-            return None
+            return ""
     real = os.path.realpath(path)
     best, found = -1, ""
     for line in mounts.splitlines():
@@ -80,6 +93,4 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
         # A later mount on the same point hides the earlier one.
         if len(point) >= best and (point == "/" or f"{real}/".startswith(f"{point}/")):
             best, found = len(point), right.partition(" ")[0]
-    kind = found.removeprefix("fuse.")
-    is_network = kind in (_NETWORK_FUSE if found.startswith("fuse.") else _NETWORK_FILE_SYSTEMS)
-    return kind if is_network else None
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import stat
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from juicecache.config import (
     OPTIONS,
+    TierOptions,
     VolumeOptions,
     find_volume,
     list_volumes,
@@ -120,11 +122,54 @@ def test_values_as_a_user_writes_them() -> None:
         ("cache_dir", "", "option cache_dir: ''"),
         ("cache_dir", "/a::/b", "option cache_dir"),
         ("cache_dir", [1], "option cache_dir"),
+        ("tiers", "{", "option tiers: '{' is not JSON"),
+        ("tiers", {"path": "/a"}, "is not a list of tiers"),
+        ("tiers", [{"paht": "/a", "quota": "1Gi"}], "unknown key 'paht'; did you mean 'path'?"),
+        ("tiers", [{"medium": "RAM", "quota": 1}], "medium 'RAM' is not one of"),
+        ("tiers", [{"medium": "SSD", "quota": 1}], "path must be a folder"),
+        ("tiers", [{"path": "/a,,/b", "quota": 1}], "path must be a folder"),
+        ("tiers", [{"path": ["/a", 7], "quota": 1}], "path must be a folder"),
+        ("tiers", [{"path": "/a"}], "quota must be one size"),
+        ("tiers", [{"path": "/a,/b,/c", "quota": "1Gi,2Gi"}], "quota must be one size"),
+        ("tiers", [{"path": "/a", "quota": 0}], "quota must be one size"),
+        ("tiers", [{"path": "/a", "quota": "lots"}], "is not a size"),
+        ("tiers", [{"medium": "MEM"}], "quota must be one size"),
+        ("tiers", [{"path": "/a", "quota": 1, "free_space_ratio": 1}], "free_space_ratio 1.0"),
     ],
 )
 def test_wrong_options_say_what_is_wrong(name: str, value: object, says: str) -> None:
     with pytest.raises(ConfigError, match=says.replace("?", r"\?")):
         VolumeOptions.from_options({name: value}, HOME)
+
+
+def test_tiers_at_length() -> None:
+    tiers = [
+        {"medium": "MEM", "quota": "1Gi"},
+        {"medium": "MEM", "path": "/dev/shm/jc", "quota": "40Gi", "free_space_ratio": "0.2"},
+        {"path": "/a, /b", "quota": "1Gi, 2Gi"},
+        {"medium": "HDD", "path": [Path("/c"), "/d"], "quota": "4Gi"},
+    ]
+    gib = 1 << 30
+    expected = (
+        TierOptions((), gib),
+        TierOptions((("/dev/shm/jc", 40 * gib),), 0, 0.2),
+        TierOptions((("/a", gib), ("/b", 2 * gib)), 0),
+        TierOptions((("/c", 2 * gib), ("/d", 2 * gib)), 0),
+    )
+    assert options(tiers=tiers).tiers == expected
+    as_text = json.dumps([*tiers[:3], {**tiers[3], "path": "/c,/d"}])
+    assert options(tiers=as_text).tiers == expected
+    assert options(tiers=[]) == options()
+    assert pickle.loads(pickle.dumps(options(tiers=tiers))) == options(tiers=tiers)
+
+
+@pytest.mark.parametrize("short", ["cache_dir", "cache_size", "memory_size"])
+def test_one_form_of_tiers_at_a_time(short: str) -> None:
+    tiers = [{"path": "/a", "quota": "1Gi"}]
+    with pytest.raises(ConfigError, match=f"options tiers and {short} exclude each other"):
+        options(tiers=tiers, **{short: "1Gi"})
+    assert options(tiers=tiers, **{short: None}).tiers
+    assert options(tiers=[], **{short: "1Gi"}).tiers == ()
 
 
 def test_keys_of_a_new_volume_come_from_the_environment() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from juicecache.mounts import network_file_system
+from juicecache.mounts import is_memory_file_system, network_file_system
 
 MOUNTS = """\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -37,6 +37,13 @@ MOUNTS = """\
 )
 def test_the_nearest_and_latest_mount_counts(path, kind):
     assert network_file_system(Path(path), MOUNTS) == kind
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"), [("/mnt/hidden/x", True), ("/mnt/nfs/local", False), ("/", False)]
+)
+def test_what_lies_in_memory(path, expected):
+    assert is_memory_file_system(Path(path), MOUNTS) is expected
 
 
 def test_this_machine_tells(tmp_path):

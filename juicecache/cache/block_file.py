@@ -2,11 +2,17 @@
 
 ::
 
-    <path>/juicecache-v1/<namespace>/<000..3ff>/b<name>      the content, then a footer
-    footer    magic "JCB1", CRC-32C of the content (u32), length of the content (u64); little-endian
+    <path>/<layout>/<namespace>/<000..3ff>/b<name>      the content, then a footer
+    footer    CRC-32C of each 64 KiB of the content (u32 each), magic "JCB2", length of the
+              content (u64), CRC-32C of key and footer up to here (u32); little-endian
 
-The version in the path stands for all of this: a later form uses another folder, so that
-clients of both can share ``<path>``.
+The layout is the version and, unless users share the tier, the user: see ``access``. The version
+stands for all of this: a later form uses another folder, so that clients of both can share
+``<path>``.
+
+A checksum covers a segment, so that reading one small file out of a large block that holds
+many costs the check of that file and not of its neighbours. The key is part of the footer's:
+a file that got into another one's place is damage like any other.
 """
 
 from __future__ import annotations
@@ -16,18 +22,21 @@ import hashlib
 import os
 import struct
 import zlib
+from functools import cache
 
 import crc32c
 
 from juicecache.model.layout import BlockKey
 
-LAYOUT = "juicecache-v1"
+LAYOUT = "juicecache-v2"
 FOLDERS = 1024
 """Folders of a namespace. Of 4,000 files each, still quick to list, they hold four million."""
 
-_FOOTER = struct.Struct("<4sIQ")
-_MAGIC = b"JCB1"
-FOOTER_BYTES = _FOOTER.size
+SEGMENT_BYTES = 64 * 1024
+"""What one checksum covers: a check of it costs 3 us, about as much as the calls around it."""
+
+_END = struct.Struct("<4sQI")
+_MAGIC = b"JCB2"
 _NAME_BYTES_MAX = 100
 """Longer names are hashed: two of them and some letters must fit into the 255 of a file name."""
 _PAGE_BYTES = 4096
@@ -36,7 +45,12 @@ _PAGE_BYTES = 4096
 
 def file_bytes(length: int) -> int:
     """Return the size of the file of a block of ``length`` bytes."""
-    return length + FOOTER_BYTES
+    return length + 4 * segment_count(length) + _END.size
+
+
+def segment_count(length: int) -> int:
+    """Return how many checksums a block of ``length`` bytes has."""
+    return -(-length // SEGMENT_BYTES)
 
 
 def charge(size_bytes: int) -> int:
@@ -77,7 +91,7 @@ class BlockPaths:
         return tuple(b"%b/%03x/" % (top, number) for number in range(FOLDERS))
 
 
-def write_block(fd: int, content: bytes | memoryview) -> None:
+def write_block(fd: int, key: BlockKey, content: bytes | memoryview) -> None:
     """Write a block file from its start.
 
     Raises
@@ -86,12 +100,14 @@ def write_block(fd: int, content: bytes | memoryview) -> None:
         As the system says; ENOSPC when it wrote only a part.
     """
     view = memoryview(content)
-    footer = _FOOTER.pack(_MAGIC, crc32c.crc32c(view), view.nbytes)
-    if os.writev(fd, (view, footer)) != view.nbytes + FOOTER_BYTES:
+    sums = _sums(view)
+    head = _sums_form(len(sums)).pack(*sums) + _END.pack(_MAGIC, view.nbytes, 0)[:-4]
+    footer = head + crc32c.crc32c(head, _key_sum(key)).to_bytes(4, "little")
+    if os.writev(fd, (view, footer)) != view.nbytes + len(footer):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def read_checked(fd: int, length: int) -> bytes | None:
+def read_checked(fd: int, key: BlockKey) -> bytes | None:
     """Return the content of a block file from its start; None when it is damaged.
 
     Raises
@@ -99,8 +115,77 @@ def read_checked(fd: int, length: int) -> bytes | None:
     OSError
         The medium failed.
     """
-    content = os.read(fd, length)
-    footer = os.pread(fd, FOOTER_BYTES, length)
-    if footer != _FOOTER.pack(_MAGIC, crc32c.crc32c(content), length):
+    content = os.pread(fd, key.length, 0)
+    return content if _sums(memoryview(content)) == _read_sums(fd, key) else None
+
+
+def read_part(
+    fd: int, key: BlockKey, start: int, stop: int, buffer: memoryview | None
+) -> memoryview | None:
+    """Return bytes ``[start, stop)`` of a block file, their segments checked; None if damaged.
+
+    Parameters
+    ----------
+    buffer
+        Gets the bytes, if not None, and is returned: the rest of the segments is read beside it.
+
+    Raises
+    ------
+    OSError
+        The medium failed.
+    """
+    segments = touched(start, stop)
+    first = segments.start * SEGMENT_BYTES
+    last = min(segments.stop * SEGMENT_BYTES, key.length)
+    sums = _read_sums(fd, key)[segments.start : segments.stop]
+    if buffer is None:
+        content = memoryview(os.pread(fd, last - first, first))
+        return content[start - first : stop - first] if _sums(content) == sums else None
+    before, after = bytearray(start - first), bytearray(last - stop)
+    if os.preadv(fd, (before, buffer, after), first) != last - first:
         return None
-    return content
+    return buffer if _sums_around(before, buffer, after) == sums else None
+
+
+def touched(start: int, stop: int) -> range:
+    """Return the numbers of the segments that bytes ``[start, stop)`` lie in."""
+    return range(start // SEGMENT_BYTES, segment_count(stop)) if start < stop else range(0)
+
+
+def _sums(content: memoryview) -> tuple[int, ...]:
+    """Return the checksums of the segments of a content that starts with one."""
+    checksum = crc32c.crc32c
+    return tuple(
+        [checksum(content[at : at + SEGMENT_BYTES]) for at in range(0, len(content), SEGMENT_BYTES)]
+    )
+
+
+def _sums_around(before: bytearray, buffer: memoryview, after: bytearray) -> tuple[int, ...]:
+    """Return `_sums` of three pieces end to end; the outer ones are less than a segment each."""
+    edge = SEGMENT_BYTES - len(before)
+    first = crc32c.crc32c(buffer[:edge], crc32c.crc32c(before))
+    sums = (first, *_sums(buffer[edge:]))
+    return (*sums[:-1], crc32c.crc32c(after, sums[-1]))
+
+
+def _read_sums(fd: int, key: BlockKey) -> tuple[int, ...]:
+    """Return the checksums of all segments; what fits no content where the footer is damaged."""
+    form = _sums_form(segment_count(key.length))
+    footer = os.pread(fd, form.size + _END.size, key.length)
+    if len(footer) != form.size + _END.size:
+        return (-1,)
+    magic, length, checksum = _END.unpack_from(footer, form.size)
+    right = crc32c.crc32c(footer[:-4], _key_sum(key))
+    if (magic, length, checksum) != (_MAGIC, key.length, right):
+        return (-1,)
+    return form.unpack_from(footer)
+
+
+@cache
+def _sums_form(count: int) -> struct.Struct:
+    # As many as there are lengths of blocks, in segments: at most 1,024 for the longest block.
+    return struct.Struct(f"<{count}I")
+
+
+def _key_sum(key: BlockKey) -> int:
+    return crc32c.crc32c(f"{key.namespace}\0{key.name}".encode("utf-8", "surrogatepass"))

@@ -2,6 +2,8 @@
 
 Law: who reads or changes them holds the lock on the file. It is the system's, so a killed
 process holds nothing; and nobody waits for it longer than a bound.
+Who is about to remove what the books contain marks them first (`Books.marked`): should he die
+before they are right again, the next holder finds the mark.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+
+from juicecache.cache.access import PRIVATE, Access
 
 _RECORD = struct.Struct("<8s16sQQd")
 _MAGIC = b"JCSPACE1"
@@ -51,52 +55,88 @@ class BooksFile:
     ----------
     path
         Made, with the folder that it is in, when first needed.
+    access
+        Who may use them.
     """
 
-    def __init__(self, path: bytes) -> None:
+    def __init__(self, path: bytes, access: Access = PRIVATE) -> None:
         self._path = path
+        self._access = access
         self._lock = threading.Lock()
         self._fd = -1
+        self._stored = Books()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Books]:
-        """Hold the books; what the block made of them is written at its end, even on an error."""
+        """Hold the books; what the block made of them is written at its end, even on an error.
+
+        Raises
+        ------
+        TimeoutError
+            Others held them for too long.
+        OSError
+            The medium refuses.
+        """
         deadline = time.monotonic() + _LOCK_WAIT_S
         if not self._lock.acquire(timeout=_LOCK_WAIT_S):
             raise TimeoutError
         try:
             self._take(deadline)
             try:
-                books = self._load()
-                before = replace(books)
+                self._stored = self._load()
+                books = replace(self._stored)
                 try:
                     yield books
                 finally:
-                    if books != before:
+                    if books != self._stored:
                         self.store(books)
             finally:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
         finally:
             self._lock.release()
 
+    @contextlib.contextmanager
+    def marked(self, books: Books) -> Iterator[None]:
+        """Let files go that the books, which the caller holds, contain.
+
+        At the end of the block they are right again; after an error in it, or when this process
+        is killed in it, they must be counted.
+        """
+        trusted_at_s, books.counted_at_s = books.counted_at_s, 0.0
+        self.store(books)
+        yield
+        books.counted_at_s = trusted_at_s
+
     def _take(self, deadline: float) -> None:
         """Lock the file of the books; opened anew if somebody cleared the whole folder."""
         while True:
-            if self._fd < 0:
-                root = os.path.dirname(self._path)
-                os.makedirs(os.path.dirname(root), 0o700, exist_ok=True)
-                make_folder(root)
-                self._fd = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TimeoutError from None
-                time.sleep(_POLL_S)
-                continue
-            if os.fstat(self._fd).st_nlink:
-                return
-            self._forget()
+            if self._fd >= 0 or self._open():
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if os.fstat(self._fd).st_nlink:
+                        return
+                    self._forget()
+                    continue
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            time.sleep(_POLL_S)
+
+    def _open(self) -> bool:
+        """Open the file; False when it has to be tried again."""
+        root = os.path.dirname(self._path)
+        os.makedirs(os.path.dirname(root), 0o700, exist_ok=True)
+        self._access.make_folder(root)
+        try:
+            self._fd = self._access.create(self._path, os.O_RDWR)
+        except PermissionError:
+            if not self._access.shared:
+                raise
+            # Whoever makes it is between two calls, or died there. If he lives he finds out,
+            # before he relies on it, that his file has no name any more.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+            return False
+        return True
 
     def _forget(self) -> None:
         """Close the file of the books; the next use opens it."""
@@ -127,19 +167,14 @@ class BooksFile:
         """Write the books, which the caller holds."""
         record = _RECORD.pack(_MAGIC, _boot_id(), books.used_bytes, books.items, books.counted_at_s)
         os.pwrite(self._fd, record, 0)
+        self._stored = replace(books)
 
 
 @cache
 def _boot_id() -> bytes:
     """Return 16 bytes that change when the machine starts anew; zeros where it does not tell."""
     try:
-        text = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+        text = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")
         return bytes.fromhex(text.strip().replace("-", ""))
     except (OSError, ValueError):
         return bytes(16)
-
-
-def make_folder(path: bytes) -> None:
-    """Make a folder for this user alone, unless it is there."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)

@@ -8,6 +8,7 @@ import os
 import zlib
 from collections.abc import Sequence
 
+from juicecache.cache.claims import Claim
 from juicecache.cache.directory import DirectoryTier
 from juicecache.cache.tier import TierStats
 from juicecache.errors import ConfigError
@@ -15,6 +16,8 @@ from juicecache.model.layout import BlockKey
 
 _SLOTS = 256
 """Shares of the folders are right to about a tenth; the table is made within a millisecond."""
+_STATES = ("ok", "full", "sick")
+"""Of a member, from good to bad: the group shows the worst."""
 
 
 class DirectoryGroup:
@@ -35,6 +38,8 @@ class DirectoryGroup:
         There is none, or two are the same folder.
     """
 
+    shared = True
+
     def __init__(self, tiers: Sequence[DirectoryTier]) -> None:
         paths = [os.path.realpath(tier.path) for tier in tiers]
         if not tiers or len(set(paths)) < len(paths):
@@ -54,9 +59,17 @@ class DirectoryGroup:
         """Return bytes ``[start, stop)`` of a block; None on a miss."""
         return self.member(key).get(key, start, stop)
 
+    def get_into(self, key: BlockKey, start: int, stop: int, buffer: memoryview) -> bool:
+        """Copy bytes ``[start, stop)`` of a block into ``buffer``; False on a miss."""
+        return self.member(key).get_into(key, start, stop, buffer)
+
     def put(self, key: BlockKey, content: bytes | memoryview) -> bool:
         """Keep a block in its member; no other stands in for a full or sick one."""
         return self.member(key).put(key, content)
+
+    def claim(self, key: BlockKey) -> Claim | None:
+        """Return the right to load a block; None while another has it."""
+        return self.member(key).claim(key)
 
     def delete(self, key: BlockKey) -> bool:
         """Forget a block; True when it was here."""
@@ -71,7 +84,7 @@ class DirectoryGroup:
         return self.member(key).where(key)
 
     def stats(self) -> TierStats:
-        """Return the sums over the members; ``where`` joins their paths by ``:``."""
+        """Return the sums over the members, and the worst state; ``where`` joins paths by ``:``."""
         each = [tier.stats() for tier in self._tiers]
         return TierStats(
             medium="directory",
@@ -85,6 +98,9 @@ class DirectoryGroup:
             evicted=sum(stats.evicted for stats in each),
             corrupt=sum(stats.corrupt for stats in each),
             errors=sum(stats.errors for stats in each),
+            state=max((stats.state for stats in each), key=_STATES.index),
+            reason="; ".join(stats.reason for stats in each if stats.reason),
+            since_s=max(stats.since_s for stats in each),
         )
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import threading
 
 from cachetools import LRUCache
 
+from juicecache.cache.claims import FREE, Claim
 from juicecache.cache.tier import TierStats
 from juicecache.forks import survive_fork
 from juicecache.model.layout import BlockKey
@@ -40,6 +41,8 @@ class MemoryTier:
         Bound of the blocks and what keeping them costs; 0 keeps nothing.
     """
 
+    shared = False
+
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes
         self._lock = threading.Lock()
@@ -59,6 +62,7 @@ class MemoryTier:
         """Let threads in again; a child gets a lock of its own."""
         if in_child:
             self._lock = threading.Lock()
+            self._hits = self._misses = self._stored = self._blocks.evicted = 0
         else:
             self._lock.release()
 
@@ -73,6 +77,14 @@ class MemoryTier:
         view = memoryview(content)
         return view if stop is None and not start else view[start:stop]
 
+    def get_into(self, key: BlockKey, start: int, stop: int, buffer: memoryview) -> bool:
+        """Copy bytes ``[start, stop)`` of a block into ``buffer``; False on a miss."""
+        view = self.get(key, start, stop)
+        if view is None:
+            return False
+        buffer[:] = view
+        return True
+
     def put(self, key: BlockKey, content: bytes | memoryview) -> bool:
         """Keep a block; False when it alone is larger than the capacity, or after `close`."""
         assert memoryview(content).nbytes == key.length, key
@@ -86,6 +98,10 @@ class MemoryTier:
                 self._stored += 1
             self._blocks[key] = kept
         return True
+
+    def claim(self, key: BlockKey) -> Claim:
+        """Return a claim that means nothing: no other process would find the block here."""
+        return FREE
 
     def delete(self, key: BlockKey) -> bool:
         """Forget a block; True when it was here."""

@@ -44,11 +44,13 @@ class EvictionOrder(Protocol):
 
     sampled: bool
 
-    def victims(self, candidates: Iterable[Candidate], needed_bytes: int) -> list[Candidate]:
+    def victims(
+        self, candidates: Iterable[Candidate], needed_bytes: int, needed_items: int = 0
+    ) -> list[Candidate]:
         """Return the candidates to evict, first to go first.
 
-        They free at least ``needed_bytes`` unless all candidates together are smaller, and
-        every one of them is needed: without the last, the sum falls short.
+        They are at least ``needed_items`` of together at least ``needed_bytes`` unless that is
+        more than there is, and every one of them is needed: without the last, they fall short.
         """
 
 
@@ -58,19 +60,22 @@ class Lru:
     name = "lru"
     sampled = False
 
-    def victims(self, candidates: Iterable[Candidate], needed_bytes: int) -> list[Candidate]:
+    def victims(
+        self, candidates: Iterable[Candidate], needed_bytes: int, needed_items: int = 0
+    ) -> list[Candidate]:
         """Return the oldest candidates; memory grows with the victims, not the candidates."""
-        if needed_bytes <= 0:
+        if needed_bytes <= 0 and needed_items <= 0:
             return []
         chosen: list[tuple[int, Candidate]] = []  # a heap with the youngest in front
         total = 0
         for candidate in candidates:
             age = -candidate.last_used_ns
-            if total >= needed_bytes and age <= chosen[0][0]:
+            enough = total >= needed_bytes and len(chosen) >= needed_items
+            if enough and age <= chosen[0][0]:
                 continue
             heapq.heappush(chosen, (age, candidate))
             total += candidate.size_bytes
-            while total - chosen[0][1].size_bytes >= needed_bytes:
+            while len(chosen) > needed_items and total - chosen[0][1].size_bytes >= needed_bytes:
                 total -= heapq.heappop(chosen)[1].size_bytes
         return [candidate for _, candidate in sorted(chosen, reverse=True)]
 
@@ -90,11 +95,13 @@ class TwoRandom:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
 
-    def victims(self, candidates: Iterable[Candidate], needed_bytes: int) -> list[Candidate]:
+    def victims(
+        self, candidates: Iterable[Candidate], needed_bytes: int, needed_items: int = 0
+    ) -> list[Candidate]:
         """Return the losers of as many random pairs as are needed."""
         left = list(candidates)
         chosen: list[Candidate] = []
-        while needed_bytes > 0 and left:
+        while left and (needed_bytes > 0 or len(chosen) < needed_items):
             pair = self._rng.randrange(len(left)), self._rng.randrange(len(left))
             loser = min(pair, key=lambda at: left[at].last_used_ns)
             left[loser], left[-1] = left[-1], left[loser]

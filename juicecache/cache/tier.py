@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from juicecache.cache.claims import Claim
 from juicecache.model.layout import BlockKey
 
 
@@ -40,6 +41,13 @@ class TierStats:
         Damaged copies that were dropped.
     errors
         Operations that the medium refused (full, read-only or broken disk).
+    state
+        ``ok``; ``full`` or ``sick`` when the medium refused something last: then nothing is
+        written for a while, reads go on, and the next write that succeeds ends it.
+    reason
+        The system's words for that, and where.
+    since_s
+        Unix time of the change to this state; 0 if it never was another.
     """
 
     medium: str
@@ -53,13 +61,23 @@ class TierStats:
     evicted: int
     corrupt: int
     errors: int
+    state: str = "ok"
+    reason: str = ""
+    since_s: float = 0.0
 
 
 class Tier(Protocol):
     """One level of cache; every method may be called from any thread and after a fork.
 
     A closed tier has nothing and keeps nothing.
+
+    Attributes
+    ----------
+    shared
+        Whether other processes of the node have the same blocks.
     """
+
+    shared: bool
 
     @property
     def capacity_bytes(self) -> int:
@@ -80,10 +98,27 @@ class Tier(Protocol):
             whole block its ``obj`` is a `bytes` of exactly the content.
         """
 
+    def get_into(self, key: BlockKey, start: int, stop: int, buffer: memoryview) -> bool:
+        """Copy bytes ``[start, stop)`` of a block into ``buffer``; False on a miss.
+
+        Parameters
+        ----------
+        buffer
+            The caller's: writable, contiguous, of exactly ``stop - start`` bytes. After a miss
+            it may hold anything.
+        """
+
     def put(self, key: BlockKey, content: bytes | memoryview) -> bool:
         """Keep a whole block of ``key.length`` bytes; True when it is here afterwards.
 
         ``content`` is copied unless it is immutable; the caller may change it afterwards.
+        """
+
+    def claim(self, key: BlockKey) -> Claim | None:
+        """Return the right to load a block and put it here; None while another has it.
+
+        Never waits. A tier that no other process shares, or that keeps nothing now, grants it
+        to everybody.
         """
 
     def delete(self, key: BlockKey) -> bool:

@@ -31,6 +31,10 @@ class AsyncFile:
         """Return up to ``length`` bytes from the position on; all the rest by default."""
         return await self._run(self._file.read, length)
 
+    async def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer``, which nobody else may touch meanwhile; return the number of bytes."""
+        return await self._run(self._file.readinto, buffer)
+
     async def write(self, content: Any) -> int:
         """Write all of ``content``, which must not change meanwhile."""
         return await self._run(self._file.write, content)

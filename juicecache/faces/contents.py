@@ -29,6 +29,27 @@ class VolumeContents(VolumeCoroutines):
         """Return bytes ``[start, end)`` of a file; negative offsets count from its end."""
         return self.volume.read_file(self._strip_protocol(path), start, end)
 
+    def cat_view(self, path: str, start: int | None = None, end: int | None = None) -> memoryview:
+        """Return what `cat_file` returns as a read-only view, not copied where that can be.
+
+        See `Volume.read_view`.
+        """
+        return self.volume.read_view(self._strip_protocol(path), start, end)
+
+    def cat_into(self, path: str, buffer: Any, start: int = 0) -> int:
+        """Fill ``buffer`` from offset ``start`` of a file; return the number of bytes.
+
+        See `Volume.read_into`.
+        """
+        return self.volume.read_into(self._strip_protocol(path), buffer, start)
+
+    def map_file(self, path: str) -> memoryview:
+        """Return a whole file as read-only memory that forked processes share.
+
+        See `Volume.map_file`.
+        """
+        return self.volume.map_file(self._strip_protocol(path))
+
     def cat(
         self,
         path: Any,

@@ -109,6 +109,17 @@ class VolumeCoroutines(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no 
             return warm
         return await self._offload(self.cat_file, path, start, end)
 
+    async def _cat_view(
+        self, path: str, start: int | None = None, end: int | None = None
+    ) -> memoryview:
+        return await self._offload(self.cat_view, path, start, end)
+
+    async def _cat_into(self, path: str, buffer: Any, start: int = 0) -> int:
+        return await self._offload(self.cat_into, path, buffer, start)
+
+    async def _map_file(self, path: str) -> memoryview:
+        return await self._offload(self.map_file, path)
+
     async def _cat(
         self, path: Any, recursive: bool = False, on_error: str = "raise", **kwargs: Any
     ) -> Any:

@@ -57,14 +57,42 @@ def walk_entries(
         For a directory that cannot be listed: ``omit`` and ``raise``, or what is called with
         the error.
     """
-    try:
-        infos = ls(path)
-    except OSError as error:
-        if on_error == "raise":
-            raise
-        if callable(on_error):
-            on_error(error)
-        return
+    # A tree may be deeper than Python's calls. Bottom up, a step waits for those below it.
+    pending: list[tuple[str, int | None, tuple[str, Any, Any] | None]] = [(path, maxdepth, None)]
+    while pending:
+        directory, depth, step = pending.pop()
+        if step is not None:
+            yield step
+            continue
+        try:
+            directories, files = _sorted_out(directory, ls(directory))
+        except OSError as error:
+            if on_error == "raise":
+                raise
+            if callable(on_error):
+                on_error(error)
+            continue
+        shown: Any = directories if detail else list(directories)
+        step = directory, shown, files if detail else list(files)
+        if topdown:
+            yield step
+        else:
+            pending.append((directory, depth, step))
+        if depth is None or depth > 1:
+            below = [
+                f"{directory.rstrip('/')}/{name}"
+                for name in (shown if topdown else directories)
+                # The caller may have added a name.
+                if name not in directories or not directories[name]["islink"]
+            ]
+            deeper = None if depth is None else depth - 1
+            pending.extend((child, deeper, None) for child in reversed(below))
+
+
+def _sorted_out(
+    path: str, infos: list[dict[str, Any]]
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Return directories and all else in ``path``, by name."""
     directories: dict[str, dict[str, Any]] = {}
     files: dict[str, dict[str, Any]] = {}
     for info in infos:
@@ -72,22 +100,4 @@ def walk_entries(
         name = "" if info["name"] == path else info["name"].rpartition("/")[2]
         kind = directories if info["type"] == "directory" else files
         kind[name] = info
-    shown: Any = directories if detail else list(directories)
-    step = path, shown, files if detail else list(files)
-    if topdown:
-        yield step
-    if maxdepth is None or maxdepth > 1:
-        deeper = None if maxdepth is None else maxdepth - 1
-        for name in shown if topdown else directories:
-            known = directories.get(name)  # the caller may have added a name
-            if known is None or not known["islink"]:
-                yield from walk_entries(
-                    ls,
-                    f"{path.rstrip('/')}/{name}",
-                    deeper,
-                    on_error,
-                    topdown=topdown,
-                    detail=detail,
-                )
-    if not topdown:
-        yield step
+    return directories, files

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from glob import has_magic
 from typing import Any
 
 from fsspec.utils import stringify_path
 
-from juicecache.errors import DirectoryNotEmptyError, EntryNotFoundError
+from juicecache.errors import DirectoryNotEmptyError, EntryNotFoundError, FileError
 from juicecache.volume.volume import Volume
 
 
@@ -46,16 +47,33 @@ def topmost(paths: list[str]) -> list[str]:
 
 def move(volume: Volume, source: str, target: str) -> None:
     """Rename an entry; missing directories are made, a directory in the way is joined with it."""
+    there = volume.stat(source, follow=False)
     if source == target:
-        volume.stat(source, follow=False)
         return
+    if there.is_directory and source != "/" and target.startswith(source + "/"):
+        # Said before any directory is made for it.
+        error = FileError(source, "a directory cannot move below itself", errno=errno.EINVAL)
+        error.locate(source, target)
+        raise error
+    # Trees that are joined may be deeper than Python's calls.
+    pending = [(source, target, False)]
+    while pending:
+        one, other, emptied = pending.pop()
+        if emptied:
+            volume.remove_directory(one)
+            continue
+        try:
+            _rename(volume, one, other)
+        except DirectoryNotEmptyError:
+            pending.append((one, other, True))
+            names = [entry.name for entry in volume.list_directory(one)]
+            pending += [(f"{one}/{name}", f"{other}/{name}", False) for name in reversed(names)]
+
+
+def _rename(volume: Volume, source: str, target: str) -> None:
     try:
         volume.rename(source, target)
     except EntryNotFoundError:
         volume.stat(source, follow=False)
         volume.make_directory(target.rpartition("/")[0], parents=True, exist_ok=True)
         volume.rename(source, target)
-    except DirectoryNotEmptyError:
-        for entry in volume.list_directory(source):
-            move(volume, f"{source}/{entry.name}", f"{target}/{entry.name}")
-        volume.remove_directory(source)

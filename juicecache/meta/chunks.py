@@ -27,7 +27,7 @@ from juicecache.meta.engine import Transaction
 from juicecache.meta.rows import Chunk, SliceRef
 from juicecache.model.attr import Attr, NodeFlag
 from juicecache.model.layout import CHUNK_BYTES
-from juicecache.model.slices import SliceRecord, refs_of, truncate_records
+from juicecache.model.slices import FILE_BYTES_MAX, SliceRecord, refs_of, truncate_records
 
 Appends: TypeAlias = dict[int, list[SliceRecord]]
 """Records to append to each chunk, by chunk index, in order of application."""
@@ -85,6 +85,8 @@ def commit_slices(
         The file is immutable, or append-only and not only appended to.
     NoSpaceError
         The growth exceeds the capacity of the volume.
+    FileError
+        EFBIG: the file would be longer than `FILE_BYTES_MAX`.
     """
     ledger = usage.Ledger()
     attr = append_slices(
@@ -110,6 +112,7 @@ def append_slices(
     The caller counts the references of all of them and settles ``ledger``.
     """
     length = attr.length if truncate_to is None else truncate_to
+    check_length(max(length, end_of(slices)))
     if not slices and length == attr.length:
         return attr
     starts = [new.index * CHUNK_BYTES + new.record.pos for new in slices]
@@ -157,6 +160,12 @@ def check_changeable(attr: Attr, start: int, *, truncates: bool = False) -> None
         raise AccessDeniedError(f"inode {attr.inode}", "the file is immutable")
     if attr.flags & NodeFlag.APPEND_ONLY and (truncates or start < attr.length):
         raise AccessDeniedError(f"inode {attr.inode}", "the file can only be appended to")
+
+
+def check_length(length: int) -> None:
+    """Raise FileError (EFBIG) for a length that no file may have."""
+    if length > FILE_BYTES_MAX:
+        raise FileError("", f"a file has at most {FILE_BYTES_MAX} bytes", errno=errno.EFBIG)
 
 
 def truncation(tx: Transaction, attr: Attr, length: int) -> Appends:
@@ -210,13 +219,20 @@ def _rewrite(
     """
     for index, records in appends.items():
         tx.append(attr.inode, index, b"".join(record.pack() for record in records))
-    # Equal or earlier times would leave other clients on the old slice lists.
     changed = attr._replace(
-        length=length, mtime_ns=max(mtime_ns, attr.mtime_ns + 1), ctime_ns=ctx.now_ns
+        length=length, mtime_ns=content_time(attr, mtime_ns), ctime_ns=ctx.now_ns
     )
     tx.set(Attr, attr.inode, length=length, mtime_ns=changed.mtime_ns, ctime_ns=changed.ctime_ns)
     usage.grow(tx, ctx, ledger, attr, length - attr.length, changed.space - attr.space)
     return changed
+
+
+def content_time(attr: Attr, mtime_ns: int) -> int:
+    """Return the time of a file after a change of its content at ``mtime_ns``.
+
+    An equal or earlier one would leave other clients on the old slice lists.
+    """
+    return max(mtime_ns, attr.mtime_ns + 1)
 
 
 def grouped(slices: Sequence[NewSlice]) -> Appends:

@@ -79,10 +79,10 @@ def abandon_slice(tx: Transaction, slice_id: int, size: int) -> None:
         tx.put_new(SliceRef(slice_id, size, 0))
 
 
-def expired_delayed(tx: Transaction, before_s: int, *, limit: int) -> list[int]:
-    """Return delayed rows, by their slice id, that were written before ``before_s``."""
-    rows = (row.slice_id for row in tx.scan(DelayedSlices) if row.deleted_s < before_s)
-    return list(islice(rows, limit))
+def expired_delayed(tx: Transaction, before_s: int, *, after: int = 0, limit: int) -> list[int]:
+    """Return ids of slices behind ``after``, ascending, whose row is older than ``before_s``."""
+    rows = tx.scan(DelayedSlices, after=(after,))
+    return list(islice((row.slice_id for row in rows if row.deleted_s < before_s), limit))
 
 
 def drop_delayed(tx: Transaction, slice_id: int) -> list[SliceKey]:

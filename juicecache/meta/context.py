@@ -5,6 +5,24 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import NamedTuple
 
+TRASH_WANTED = -1
+"""Stands for the trash directory of this hour while it is not known to exist."""
+
+
+class UnpreparedError(Exception):
+    """A removal needs what only a transaction of its own can make; nothing was written.
+
+    Never leaves this package: `gate.Gate.remove` makes it and runs the body again.
+    """
+
+
+class SessionNeededError(UnpreparedError):
+    """A file that we have open lost its last name, and no session protects it."""
+
+
+class TrashNeededError(UnpreparedError):
+    """An entry is to move into the trash, and the directory of this hour is not there."""
+
 
 class Context(NamedTuple):
     """Facts fixed before a transaction starts, so that its body may run many times.
@@ -20,9 +38,11 @@ class Context(NamedTuple):
     capacity_bytes, inodes_max
         Limits of the volume; 0 is unlimited.
     trash
-        Inode of the hourly trash directory to move removed entries into; 0 removes for good.
+        Inode of the hourly trash directory to move removed entries into; 0 removes for good,
+        `TRASH_WANTED` makes the first entry to move raise `TrashNeededError`.
     sid
-        Our session, 0 while we have none; needed only when ``opened`` is not empty.
+        Our session; 0 while we have none, which makes the first removal that needs one raise
+        `SessionNeededError`.
     opened
         Inodes that this process has open: their content outlives their last name.
     """

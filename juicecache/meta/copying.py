@@ -13,6 +13,7 @@ from juicecache.meta.chunks import (
     Appends,
     change_content,
     check_changeable,
+    check_length,
     lock_file,
     read_chunk,
     truncation,
@@ -20,7 +21,8 @@ from juicecache.meta.chunks import (
 from juicecache.meta.context import Context
 from juicecache.meta.engine import Transaction
 from juicecache.meta.entries import add_node, check_new, new_entry
-from juicecache.meta.rows import Chunk, Symlink, Xattr
+from juicecache.meta.rows import Chunk, SliceRef, Symlink, Xattr
+from juicecache.meta.tree import NewNode, new_attr
 from juicecache.meta.usage import Ledger
 from juicecache.model.attr import Attr, NodeType
 from juicecache.model.layout import CHUNK_BYTES
@@ -43,7 +45,8 @@ def copy_range(
     Raises
     ------
     FileError
-        EINVAL: the two ranges of one file overlap, or an offset is negative.
+        EINVAL: the two ranges of one file overlap, or an offset is negative. EFBIG: the file
+        would become too long.
     StaleHandleError, AccessDeniedError, NoSpaceError
         As in ``chunks.commit_slices``.
     """
@@ -55,6 +58,7 @@ def copy_range(
         return 0
     if source_inode == target_inode and abs(source_start - target_start) < size:
         raise FileError(f"inode {source_inode}", "source and target overlap", errno=errno.EINVAL)
+    check_length(target_start + size)
     check_changeable(target, target_start)
     first, last = source_start // CHUNK_BYTES, (source_start + size - 1) // CHUNK_BYTES
     chunks = {
@@ -76,7 +80,8 @@ def clone_file(
 ) -> Attr:
     """Make ``inode`` under a new name a copy of anything but a directory.
 
-    Content and extended attributes are copied; owner, umask and times are those of ``ctx``.
+    Content, extended attributes and permission bits are copied; all else is as in a new file:
+    a copy is owned by who makes it, so it has no setuid, and nothing protects it.
 
     Raises
     ------
@@ -89,23 +94,14 @@ def clone_file(
     NoSpaceError
         The volume is full.
     """
-    new_entry(tx, parent, name)
+    directory = new_entry(tx, parent, name)
     origin = tx.get(Attr, source.inode, lock=True)
     if origin is None:
         raise EntryNotFoundError(name, f"its source, inode {source.inode}, was removed meanwhile")
     if origin.is_directory:
         raise IsDirectoryError(name, f"its source, inode {source.inode}, is a directory")
-    attr = origin._replace(
-        inode=inode,
-        parent=parent,
-        nlink=1,
-        uid=ctx.uid,
-        gid=ctx.gid,
-        mode=origin.mode & ~ctx.umask,
-        atime_ns=ctx.now_ns,
-        mtime_ns=ctx.now_ns,
-        ctime_ns=ctx.now_ns,
-    )
+    new = NewNode(inode, origin.type, origin.mode & 0o777, rdev=origin.rdev)
+    attr = new_attr(ctx, directory, new)._replace(length=origin.length)
     ledger = Ledger()
     add_node(tx, ledger, name, attr)
     if origin.is_file:
@@ -159,5 +155,21 @@ def _lock_pair(tx: Transaction, one: int, other: int) -> tuple[Attr, Attr]:
 
 
 def _add_references(tx: Transaction, records: bytes) -> None:
-    for (slice_id, size), count in refs_of(records).items():
+    """Count slices once more for each record that points at them.
+
+    Raises
+    ------
+    FileError
+        EIO: a slice of the source has no live reference row, so its content may be gone.
+    """
+    counts = refs_of(records)
+    rows = tx.get_many(SliceRef, [(slice_id,) for slice_id, _ in counts])
+    for ((slice_id, size), count), row in zip(counts.items(), rows, strict=True):
+        if row is None or row.size != size or row.refs <= 0:
+            raise FileError(
+                "",
+                f"slice {slice_id} of {size} bytes, which the source is made of, has no "
+                "reference: the metadata is damaged; see 'juicecache fsck'",
+                errno=errno.EIO,
+            )
         tx.add_refs(slice_id, size, count, alive=True)

@@ -103,7 +103,7 @@ def claim_orphans(tx: Transaction, slices: Iterable[SliceKey]) -> list[SliceKey]
     return claimed
 
 
-def detached_nodes(tx: Transaction, before_s: int, *, limit: int) -> list[int]:
-    """Return roots of directory clones begun before ``before_s`` and never attached."""
-    rows = (row.inode for row in tx.scan(DetachedNode) if row.added_s < before_s)
-    return list(islice(rows, limit))
+def detached_nodes(tx: Transaction, before_s: int, *, after: int = 0, limit: int) -> list[int]:
+    """Return roots behind ``after`` of clones begun before ``before_s`` and never attached."""
+    rows = tx.scan(DetachedNode, after=(after,))
+    return list(islice((row.inode for row in rows if row.added_s < before_s), limit))

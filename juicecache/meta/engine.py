@@ -24,8 +24,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from juicecache.errors import ConflictError, ReadOnlyVolumeError
-from juicecache.meta.rows import Row
-from juicecache.model.attr import Attr
+from juicecache.meta.rows import Chunk, Row
+from juicecache.model.attr import ROOT_INODE, Attr
 
 T = TypeVar("T")
 RowT = TypeVar("RowT", bound=Row)
@@ -37,6 +37,26 @@ DEADLINE_S = 30.0
 """A caller that waited this long is better served by an error than by another try."""
 _PAUSE_S = 0.001
 _PAUSE_S_MAX = 0.2
+
+
+BULK_RECORDS_BYTES = 16 * 24
+"""Longest slice list of a chunk that comes with a listing: longer ones, of files written in
+many pieces, would make a page of thousands of entries as large as it likes."""
+
+
+class Found(NamedTuple):
+    """An inode, and the slice records of its first chunk: empty where there are none."""
+
+    attr: Attr
+    records: bytes
+
+
+class Listed(NamedTuple):
+    """An entry of a directory; ``records`` is None where they exceed `BULK_RECORDS_BYTES`."""
+
+    name: bytes
+    attr: Attr
+    records: bytes | None
 
 
 class Put(NamedTuple):
@@ -147,6 +167,39 @@ class Transaction(ABC):
         self, parent: int, *, after: bytes = b"", limit: int | None = None
     ) -> Iterator[tuple[bytes, Attr]]:
         """Iterate over the entries of a directory behind name ``after``, in bytewise name order."""
+
+    def find(self, names: Sequence[bytes]) -> Found | None:
+        """Return what a path of names leads to, from the root through directories alone.
+
+        None also where a name in the middle is no directory, and where a name has a meaning
+        without an entry: the rules of ``tree`` decide then. A link at the end is not followed.
+        """
+        attr: Attr | None = None
+        parent = ROOT_INODE
+        for name in names:
+            if attr is not None and not attr.is_directory:
+                return None
+            attr = self.lookup(parent, name)
+            if attr is None:
+                return None
+            parent = attr.inode
+        if attr is None:
+            return None
+        chunk = self.get(Chunk, attr.inode, 0) if attr.is_file else None
+        return Found(attr, b"" if chunk is None else chunk.slices)
+
+    def find_many(self, paths: Sequence[Sequence[bytes]]) -> list[Found | None]:
+        """Return what `find` returns for each path; one round trip where that is possible."""
+        return [self.find(names) for names in paths]
+
+    def listing(
+        self, parent: int, *, after: bytes = b"", limit: int | None = None
+    ) -> Iterator[Listed]:
+        """Iterate over `children`, each with the slice records of its first chunk."""
+        for name, attr in self.children(parent, after=after, limit=limit):
+            chunk = self.get(Chunk, attr.inode, 0) if attr.is_file else None
+            records = b"" if chunk is None else chunk.slices
+            yield Listed(name, attr, records if len(records) <= BULK_RECORDS_BYTES else None)
 
     @abstractmethod
     def links(self, inode: int) -> dict[int, int]:

@@ -14,6 +14,9 @@ from juicecache.errors import EntryExistsError, FileError, IsDirectoryError
 from juicecache.meta.chunks import (
     NewSlice,
     append_slices,
+    check_changeable,
+    check_length,
+    content_time,
     count_references,
     end_of,
     grouped,
@@ -146,8 +149,10 @@ def _write(
         return _new_file(tx, ctx, ledger, directory, file, mtime_ns, mode)
     if not file.slices and not there.length:
         # An empty file made empty again is still written to: its times move.
-        tx.set(Attr, there.inode, mtime_ns=mtime_ns, ctime_ns=ctx.now_ns)
-        return there._replace(mtime_ns=mtime_ns, ctime_ns=ctx.now_ns)
+        check_changeable(there, 0, truncates=True)
+        changed = there._replace(mtime_ns=content_time(there, mtime_ns), ctime_ns=ctx.now_ns)
+        tx.set(Attr, there.inode, mtime_ns=changed.mtime_ns, ctime_ns=changed.ctime_ns)
+        return changed
     return append_slices(tx, ctx, ledger, there, file.slices, mtime_ns, truncate_to=0)
 
 
@@ -161,6 +166,7 @@ def _new_file(
     mode: int,
 ) -> Attr:
     name = file.names[-1]
+    check_length(end_of(file.slices))
     check_new(directory.inode, name)
     check_may_add(directory, name)
     if tx.get(Edge, directory.inode, name) is not None:  # an entry whose node was lost

@@ -10,15 +10,23 @@ import threading
 import time
 from collections.abc import Callable
 
-from juicecache.errors import ReadOnlyVolumeError, VolumeFormatError
+from juicecache.errors import ConflictError, ReadOnlyVolumeError, VolumeFormatError
 from juicecache.meta import trash
-from juicecache.meta.context import Context
-from juicecache.meta.engine import Engine
+from juicecache.meta.context import (
+    TRASH_WANTED,
+    Context,
+    SessionNeededError,
+    TrashNeededError,
+)
+from juicecache.meta.engine import Engine, T, Transaction
 from juicecache.meta.presence import Presence
 from juicecache.meta.rows import DirQuota
 from juicecache.model.setting import Setting
 
 _HOUR_NS = 3_600 * 1_000_000_000
+_PREPARED_MAX = 5
+"""Runs of a removal: one that needs a session, one that needs the trash, and clients that
+drop an hour at the moment in which it is needed."""
 
 
 class Gate:
@@ -124,18 +132,36 @@ class Gate:
             inodes_max=setting.inodes_max,
         )
 
-    def removal_context(self, *, skip_trash: bool = False) -> Context:
-        """Return the facts of an operation that may take names away: our session, the trash.
+    def remove(self, body: Callable[[Transaction, Context], T], *, skip_trash: bool = False) -> T:
+        """Run a transaction that may take names away, and return its result.
 
-        The session and the hourly directory are made first, each in its own transaction.
+        Most removals need no session, and most find the trash of their hour in place. What
+        turns out to be missing is made first, and the body runs again.
+
+        Raises
+        ------
+        ConflictError
+            Another client takes away again and again what was made.
         """
-        if self._presence.opened:
-            # An open file may be the one that loses its last name.
-            self._presence.ensure_session()
+        for _ in range(_PREPARED_MAX):
+            ctx = self._removal_context(skip_trash=skip_trash)
+            try:
+                return self._engine.write(lambda tx, ctx=ctx: body(tx, ctx))  # type: ignore[misc]  # mypy cannot infer a lambda default
+            except SessionNeededError:
+                self._presence.ensure_session()
+            except TrashNeededError:
+                inode = self._engine.write(
+                    lambda tx, ctx=ctx: trash.hourly_directory(tx, ctx)  # type: ignore[misc]
+                )
+                self._hour = ctx.now_ns // _HOUR_NS, inode
+        raise ConflictError(
+            f"{self._engine.describe()}: the session or the trash of this hour is removed by "
+            "another client as soon as it is made"
+        )
+
+    def _removal_context(self, *, skip_trash: bool) -> Context:
         ctx = self.context()._replace(sid=self._presence.sid, opened=self._presence.opened)
         if self.setting.trash_days <= 0 or skip_trash:
             return ctx
-        hour = ctx.now_ns // _HOUR_NS
-        if self._hour[0] != hour:
-            self._hour = hour, self._engine.write(lambda tx: trash.hourly_directory(tx, ctx))
-        return ctx._replace(trash=self._hour[1])
+        hour, inode = self._hour
+        return ctx._replace(trash=inode if hour == ctx.now_ns // _HOUR_NS else TRASH_WANTED)

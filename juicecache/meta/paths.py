@@ -6,6 +6,9 @@ import os
 
 from juicecache.errors import InvalidNameError
 
+ROOT_HERE = b""
+"""Among the names of a path: what they led to so far is the root for the rest of it."""
+
 
 def split_path(path: str) -> tuple[bytes, ...]:
     """Return the names along ``path``: empty and ``.`` components are dropped.

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from juicecache.errors import JuicecacheError
 from juicecache.meta import session
 from juicecache.meta.engine import Engine
 
@@ -133,8 +132,8 @@ class Presence:
         while not self._stop.wait(self._heartbeat_s * random.uniform(0.8, 1.0)):
             try:
                 self._renew(info)
-            except JuicecacheError as error:
-                _log.warning("session %d was not renewed: %s", self.sid, error)
+            except Exception as error:  # a thread that dies takes the session with it
+                _log.warning("session %d was not renewed: %r", self.sid, error)
 
     def _renew(self, info: bytes) -> None:
         now_s = self._now_s()

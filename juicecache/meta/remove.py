@@ -6,10 +6,11 @@ moved to the trash, one link less, kept for those who have it open, or gone.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import NamedTuple
 
 from juicecache.errors import DirectoryNotEmptyError, IsDirectoryError, NotDirectoryError
-from juicecache.meta.context import Context
+from juicecache.meta.context import Context, SessionNeededError, TrashNeededError
 from juicecache.meta.engine import Transaction
 from juicecache.meta.entries import check_may_take, check_not_frozen, lock_directories, old_entry
 from juicecache.meta.rows import (
@@ -24,7 +25,7 @@ from juicecache.meta.rows import (
 )
 from juicecache.meta.trash import trash_name
 from juicecache.meta.usage import Ledger
-from juicecache.model.attr import Attr, NodeFlag, NodeType, in_trash
+from juicecache.model.attr import TRASH_INODE, Attr, NodeFlag, NodeType, in_trash
 
 
 class Removed(NamedTuple):
@@ -69,27 +70,74 @@ def remove_below(tx: Transaction, ctx: Context, top: int, *, limit: int) -> list
     """Remove up to ``limit`` entries below directory ``top``, leaves first.
 
     Called again, each time in a new transaction, until it returns an empty list; ``top``
-    itself stays. With ``ctx.trash`` 0 this empties an hourly directory of the trash.
+    itself stays, and so do the hourly directories of the trash. With ``ctx.trash`` 0 this
+    empties one of them, or the whole trash.
     """
     ledger = Ledger()
-    leaves: list[Edge] = []
+    edges, emptied = _leaves_first(tx, top, limit)
+    removed = [take_out(tx, ctx, ledger, edge, emptied=emptied) for edge in edges]
+    ledger.settle(tx, ctx)
+    return removed
+
+
+class _Visit:
+    """A directory on the way down from the top."""
+
+    __slots__ = ("below", "edge", "goes")
+
+    def __init__(self, edge: Edge | None) -> None:
+        self.edge = edge
+        self.below: list[Edge] = []
+        """Directories in it that have entries, not yet visited."""
+        self.goes = edge is not None and edge.parent != TRASH_INODE
+        """Whether it can be taken once ``below`` is empty: nothing else is left in it."""
+
+
+def _leaves_first(tx: Transaction, top: int, limit: int) -> tuple[list[Edge], set[int]]:
+    """Return up to ``limit`` entries below ``top``, and the directories that they leave empty."""
+    edges: list[Edge] = []
+    emptied: set[int] = set()
     # A second link to one inode waits for the next transaction: this one would not see
     # that the first is gone.
     seen: set[int] = set()
-    pending = [top]
-    while pending and len(leaves) < limit:
-        directory = pending.pop()
-        (row,) = lock_directories(tx, (directory, b""))
-        check_may_take(row, b"")
-        for edge in tx.scan(Edge, directory, limit=limit - len(leaves)):
-            if edge.type == NodeType.DIRECTORY and tx.exists(Edge, edge.inode):
-                pending.append(edge.inode)
-            elif edge.inode not in seen:
-                seen.add(edge.inode)
-                leaves.append(edge)
-    removed = [take_out(tx, ctx, ledger, edge) for edge in leaves]
-    ledger.settle(tx, ctx)
-    return removed
+    path = [_Visit(None)]
+    _look_into(tx, path[0], top, edges, seen, limit)
+    while path and len(edges) < limit:
+        visit = path[-1]
+        if visit.below:
+            edge = visit.below.pop()
+            path.append(_Visit(edge))
+            _look_into(tx, path[-1], edge.inode, edges, seen, limit)
+            continue
+        path.pop()
+        if visit.edge is not None and visit.goes:
+            edges.append(visit.edge)
+            emptied.add(visit.edge.inode)
+        elif path:
+            path[-1].goes = False
+    return edges, emptied
+
+
+def _look_into(
+    tx: Transaction, visit: _Visit, directory: int, edges: list[Edge], seen: set[int], limit: int
+) -> None:
+    """Sort the entries of a directory into those to take and those to visit before."""
+    (row,) = lock_directories(tx, (directory, b""))
+    check_may_take(row, b"")
+    is_trash = directory == TRASH_INODE
+    # Hours stay, so that a bound would hide those behind it: there is one for each hour kept.
+    room = None if is_trash else limit - len(edges)
+    entries = tx.scan(Edge, directory, limit=None if room is None else room + 1)
+    for number, edge in enumerate(entries):
+        if number == room:
+            visit.goes = False
+        elif edge.type == NodeType.DIRECTORY and tx.exists(Edge, edge.inode):
+            visit.below.append(edge)
+        elif is_trash or edge.inode in seen:
+            visit.goes = False
+        else:
+            seen.add(edge.inode)
+            edges.append(edge)
 
 
 def remove_detached(
@@ -120,8 +168,20 @@ def remove_detached(
     return [gone], True
 
 
-def take_out(tx: Transaction, ctx: Context, ledger: Ledger, edge: Edge) -> Removed:
+def take_out(
+    tx: Transaction,
+    ctx: Context,
+    ledger: Ledger,
+    edge: Edge,
+    *,
+    emptied: Container[int] = frozenset(),
+) -> Removed:
     """Delete an entry and apply the rules for its inode; the caller checked the directory.
+
+    Parameters
+    ----------
+    emptied
+        Directories that lose all their entries in this transaction, which does not see it.
 
     Raises
     ------
@@ -135,8 +195,9 @@ def take_out(tx: Transaction, ctx: Context, ledger: Ledger, edge: Edge) -> Remov
     attr = found or Attr(edge.inode, edge.type, parent=edge.parent)
     check_not_frozen(attr, edge.name)
     if edge.type == NodeType.DIRECTORY:
-        if tx.exists(Edge, edge.inode):
+        if edge.inode not in emptied and tx.exists(Edge, edge.inode):
             raise DirectoryNotEmptyError(edge.name)
+        ledger.forget(edge.inode, usage_only=True)
         tx.delete(DirStats, edge.inode)
         tx.delete(DirQuota, edge.inode)
     tx.delete(Edge, edge.parent, edge.name)
@@ -166,6 +227,7 @@ def bury(tx: Transaction, ledger: Ledger, attr: Attr, now_s: int) -> Removed:
     if attr.is_file:
         tx.put(DeletedFile(attr.inode, attr.length, now_s))
     ledger.volume(-attr.space, -1)
+    ledger.forget(attr.inode)
     return Removed(attr.inode, attr._replace(nlink=0), doomed=attr.is_file)
 
 
@@ -176,6 +238,9 @@ def _place_in_trash(tx: Transaction, ctx: Context, edge: Edge, attr: Attr) -> Ed
     name = trash_name(edge.parent, edge.inode, edge.name)
     if not attr.is_directory and attr.nlink > 1 and tx.get(Edge, ctx.trash, name) is not None:
         return None  # a hard link of the same place and name is there already
+    if ctx.trash < 0 or tx.get(Attr, ctx.trash, lock=True) is None:
+        # An entry of a directory without a node could never be found again.
+        raise TrashNeededError
     return Edge(ctx.trash, name, edge.inode, edge.type)
 
 
@@ -185,7 +250,9 @@ def _drop_link(tx: Transaction, ctx: Context, ledger: Ledger, attr: Attr) -> Rem
         tx.set(Attr, attr.inode, ctime_ns=ctx.now_ns)
         left = attr._replace(nlink=attr.nlink - 1, ctime_ns=ctx.now_ns)
         return Removed(attr.inode, left, doomed=False)
-    if attr.is_file and ctx.sid and attr.inode in ctx.opened:
+    if attr.is_file and attr.inode in ctx.opened:
+        if not ctx.sid:
+            raise SessionNeededError
         _drop_xattrs(tx, attr.inode)
         tx.set(Attr, attr.inode, nlink=0, ctime_ns=ctx.now_ns)
         tx.put(Sustained(ctx.sid, attr.inode))

@@ -18,6 +18,16 @@ from typing import NamedTuple, TypeAlias
 
 from juicecache.model.attr import Attr, NodeType
 
+SETTING = "format"
+"""Name of the record that makes a database a volume; see ``model.setting``."""
+
+
+class Record(NamedTuple):
+    """A document about the volume as a whole: the setting record is the one named `SETTING`."""
+
+    name: str
+    text: str
+
 
 class Counter(NamedTuple):
     """A named integer: id allocation, volume totals, leases of background jobs."""
@@ -146,6 +156,7 @@ class Plock(NamedTuple):
 
 Row: TypeAlias = (
     Attr
+    | Record
     | Counter
     | Edge
     | Chunk
@@ -183,6 +194,7 @@ class Table:
 
 TABLES: dict[type, Table] = {
     Attr: Table(("inode",)),
+    Record: Table(("name",)),
     Counter: Table(("name",)),
     Edge: Table(("parent", "name"), 1),
     Chunk: Table(("inode", "index"), 1),

@@ -34,16 +34,16 @@ from juicecache.meta import (
     xattr,
 )
 from juicecache.meta.context import Context
-from juicecache.meta.engine import Engine, Transaction
+from juicecache.meta.engine import Engine, Found, Listed, Transaction
 from juicecache.meta.entries import check_name, check_not_in_trash
 from juicecache.meta.gate import Gate
 from juicecache.meta.ids import INODE_BATCH, SLICE_BATCH, IdBatch
-from juicecache.meta.paths import join_path, split_path
+from juicecache.meta.paths import ROOT_HERE, join_path, split_path
 from juicecache.meta.presence import Presence
 from juicecache.meta.remove import Removed
 from juicecache.meta.rename import RenameMode
 from juicecache.meta.tree import AttrChange, NewNode
-from juicecache.meta.view import View
+from juicecache.meta.view import Snapshot, View
 from juicecache.meta.xattr import XattrMode
 from juicecache.model.attr import Attr, NodeType
 from juicecache.model.setting import CLIENT_VERSION, Setting
@@ -97,7 +97,8 @@ class Meta:
             clock=clock,
         )
         self.view = View(engine)
-        self._prefix = split_path(subdir)
+        prefix = split_path(subdir)
+        self._prefix = (*prefix, ROOT_HERE) if prefix else ()
         self._inodes = IdBatch(engine, "nextInode", INODE_BATCH)
         self._slices = IdBatch(engine, "nextChunk", SLICE_BATCH)
 
@@ -125,10 +126,72 @@ class Meta:
         key = path if follow else (path,)
         attr = snapshot.attrs.get(key)
         if attr is None:
+            if follow:
+                return self._look_up(snapshot, path)
             names = self._names(path)
-            attr = self._read(path, lambda tx: tree.resolve(tx, names, follow=follow))
+            attr = self._read(path, lambda tx: tree.resolve(tx, names, follow=False))
             snapshot.keep(key, attr)
         return attr
+
+    def _look_up(self, snapshot: Snapshot, path: str) -> Attr:
+        """Ask the database, for the first slice list too, and for more of the directory."""
+        names = self._names(path)
+        head = path[: path.rfind("/") + 1]
+        paging = snapshot.paging(head)
+        limit = paging.look() if names else 0
+
+        def body(tx: Transaction) -> tuple[Found, list[Listed]]:
+            found = _find(tx, names)
+            page: list[Listed] = []
+            if limit:
+                directory = tree.resolve(tx, names[:-1])
+                page = list(tx.listing(directory.inode, after=paging.after, limit=limit))
+            return found, page
+
+        (attr, records), page = self._read(path, body)
+        self._learn(snapshot, path, attr, records)
+        if limit:
+            paging.advance(page, limit)
+            snapshot.keep_page(head, page)
+            for entry in page:
+                if entry.records is not None:
+                    self.view.keep_records(entry.attr, entry.records)
+        return attr
+
+    def resolve_many(
+        self, paths: Sequence[str], *, max_age_s: float = 0.0
+    ) -> list[Attr | FileError]:
+        """Return the attributes of each path, or why there are none, in one transaction.
+
+        The slice lists of their first chunks come with them, and are remembered.
+        """
+        snapshot = self.view.fresh(max_age_s)
+        known: dict[str, Attr | FileError] = {}
+        unknown: dict[str, tuple[bytes, ...]] = {}
+        for path in paths:
+            attr = snapshot.attrs.get(path)
+            if attr is not None:
+                known[path] = attr
+            elif path not in unknown:
+                try:
+                    unknown[path] = self._names(path)
+                except FileError as error:
+                    known[path] = error
+        if unknown:
+            looked_up = self._read("", lambda tx: _find_all(tx, list(unknown.values())))
+            for path, found in zip(unknown, looked_up, strict=True):
+                if isinstance(found, FileError):
+                    found.locate(path, None)
+                    known[path] = found
+                else:
+                    known[path] = found.attr
+                    self._learn(snapshot, path, *found)
+        return [known[path] for path in paths]
+
+    def _learn(self, snapshot: Snapshot, path: str, attr: Attr, records: bytes | None) -> None:
+        snapshot.keep(path, attr)
+        if records is not None:
+            self.view.keep_records(attr, records)
 
     def attr_of(self, path: str, inode: int) -> Attr:
         """Return the attributes of an open file, from the database, whatever its name is now."""
@@ -451,8 +514,11 @@ class Meta:
 
     def _read(self, path: str, body: Callable[[Transaction], T]) -> T:
         self.gate.check()
-        with _located(path):
+        try:
             return self.engine.read(body)
+        except FileError as error:
+            error.locate(path, None)
+            raise
 
     def _change(
         self,
@@ -464,9 +530,11 @@ class Meta:
         skip_trash: bool = False,
     ) -> T:
         self.gate.check_writable(path)
-        ctx = self.gate.removal_context(skip_trash=skip_trash) if removing else self.gate.context()
         try:
             with _located(path, target):
+                if removing:
+                    return self.gate.remove(body, skip_trash=skip_trash)
+                ctx = self.gate.context()
                 return self.engine.write(lambda tx: body(tx, ctx))
         finally:
             self.view.forget()
@@ -481,6 +549,33 @@ class Meta:
         with _located(path):
             check_name(names[-1])
         return names
+
+
+def _find(tx: Transaction, names: Sequence[bytes]) -> Found:
+    """Return what a path leads to, links followed, and its first slice list."""
+    found = tx.find(_plain(names))
+    if found is None or found.attr.type == NodeType.SYMLINK:
+        attr = tree.resolve(tx, names)
+        return Found(attr, chunks.read_chunk(tx, attr.inode, 0) if attr.is_file else b"")
+    return found
+
+
+def _plain(names: Sequence[bytes]) -> Sequence[bytes]:
+    """Return names that go down only, which no root keeps from going up."""
+    return [name for name in names if name != ROOT_HERE] if ROOT_HERE in names else names
+
+
+def _find_all(tx: Transaction, paths: Sequence[Sequence[bytes]]) -> list[Found | FileError]:
+    results: list[Found | FileError] = []
+    for names, found in zip(paths, tx.find_many([_plain(names) for names in paths]), strict=True):
+        if found is not None and found.attr.type != NodeType.SYMLINK:
+            results.append(found)
+            continue
+        try:
+            results.append(_find(tx, names))
+        except FileError as error:
+            results.append(error)
+    return results
 
 
 @contextmanager

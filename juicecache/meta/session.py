@@ -104,9 +104,10 @@ def close_session(tx: Transaction, sid: int, now_s: int) -> tuple[list[int], boo
     return removed, done
 
 
-def stale_sessions(tx: Transaction, now_s: int, *, limit: int) -> list[int]:
-    """Return ids of sessions whose heartbeat stopped."""
-    return list(islice((row.sid for row in tx.scan(Session) if row.expire_s < now_s), limit))
+def stale_sessions(tx: Transaction, now_s: int, *, after: int = 0, limit: int) -> list[int]:
+    """Return ids behind ``after``, ascending, of sessions whose heartbeat stopped."""
+    rows = tx.scan(Session, after=(after,))
+    return list(islice((row.sid for row in rows if row.expire_s < now_s), limit))
 
 
 def close_stale_session(tx: Transaction, sid: int, now_s: int) -> tuple[list[int], bool]:

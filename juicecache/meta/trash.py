@@ -1,8 +1,9 @@
 """The trash: hourly directories below ``/.trash`` that removed entries move into.
 
-Law: an hourly directory is made in its own transaction before the first removal of its
-hour, and dropped only when it is empty and old enough that no client still holds its inode.
-Moving an entry into it is a rule of ``remove``; emptying it is `remove.remove_below`.
+Law: an hourly directory is made in its own transaction before the first entry of its hour
+moves into it, and dropped only here: when it is empty and old enough that no client still
+holds its inode. Moving an entry into it is a rule of ``remove``; emptying it is
+`remove.remove_below`.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ def hourly_directory(tx: Transaction, ctx: Context) -> int:
     name = hour_name(ctx.now_ns)
     found = tx.get(Edge, TRASH_INODE, name)
     if found is not None:
+        if tx.get(Attr, found.inode, lock=True) is None:
+            # What would move into it could never be found again.
+            _plant_hour(tx, ctx, found.inode)
         return found.inode
     if tx.get(Attr, TRASH_INODE) is None:
         # The volume was made without a trash, which was switched on later.
@@ -72,11 +76,15 @@ def hourly_directory(tx: Transaction, ctx: Context) -> int:
     inode = TRASH_INODE + (counter.value if counter else 0) + 1
     tx.add(Counter, "nextTrash", value=1)
     tx.put_new(Edge(TRASH_INODE, name, inode, NodeType.DIRECTORY))
+    _plant_hour(tx, ctx, inode)
+    return inode
+
+
+def _plant_hour(tx: Transaction, ctx: Context, inode: int) -> None:
     tx.put_new(trash_root(ctx.now_ns)._replace(inode=inode, parent=TRASH_INODE))
-    if ctx.dir_stats:
+    if ctx.dir_stats and tx.get(DirStats, inode) is None:
         tx.put_new(DirStats(inode, 0, 0, 0))
     charge(tx, SPACE_UNIT, 1)
-    return inode
 
 
 def hours(tx: Transaction) -> Iterator[tuple[int, Edge]]:

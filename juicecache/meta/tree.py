@@ -27,13 +27,17 @@ from juicecache.meta.entries import (
     check_not_in_trash,
     new_entry,
 )
+from juicecache.meta.paths import ROOT_HERE
 from juicecache.meta.rows import Counter, DirStats, Edge, Symlink
 from juicecache.meta.trash import trash_root
 from juicecache.meta.usage import TOTAL_INODES, USED_SPACE, Ledger
 from juicecache.model.attr import (
     DIRECTORY_LENGTH,
+    FLAGS_MAX,
+    ID_MAX,
     ROOT_INODE,
     SYMLINK_BYTES_MAX,
+    TIME_NS_MAX,
     TRASH_INODE,
     TRASH_NAME,
     Attr,
@@ -89,11 +93,22 @@ class AttrChange(NamedTuple):
     flags: int | None = None
 
 
+_TIMES = -TIME_NS_MAX, TIME_NS_MAX  # those before 1970 become 1970: the format has none
+_BOUNDS = {
+    "mode": (0, 0o177777),
+    "uid": (0, ID_MAX),
+    "gid": (0, ID_MAX),
+    "atime_ns": _TIMES,
+    "mtime_ns": _TIMES,
+    "flags": (0, FLAGS_MAX),
+}
+
+
 def plant_root(tx: Transaction, now_ns: int, *, trash: bool) -> None:
     """Write the rows of a new volume: root, trash root when ``trash``, counters."""
-    tx.put(_ROOT._replace(atime_ns=now_ns, mtime_ns=now_ns, ctime_ns=now_ns))
+    tx.put_new(_ROOT._replace(atime_ns=now_ns, mtime_ns=now_ns, ctime_ns=now_ns))
     if trash:
-        tx.put(trash_root(now_ns))
+        tx.put_new(trash_root(now_ns))
     for name, value in {
         "nextInode": ROOT_INODE + 1,
         "nextChunk": 1,
@@ -102,7 +117,7 @@ def plant_root(tx: Transaction, now_ns: int, *, trash: bool) -> None:
         TOTAL_INODES: 0,
         "nextCleanupSlices": 0,
     }.items():
-        tx.put(Counter(name, value))
+        tx.put_new(Counter(name, value))
 
 
 def getattr(tx: Transaction, inode: int) -> Attr:  # noqa: A001 - the word for it everywhere
@@ -130,7 +145,8 @@ def resolve(tx: Transaction, parts: Sequence[bytes], *, follow: bool = True) -> 
     Parameters
     ----------
     parts
-        The names on the path; none is the root.
+        The names on the path; none is the root. Behind `ROOT_HERE` neither ``..`` nor the
+        target of a link leads out of what was reached there.
     follow
         Whether a link that the path ends in is followed too.
 
@@ -146,12 +162,15 @@ def resolve(tx: Transaction, parts: Sequence[bytes], *, follow: bool = True) -> 
     if not parts:
         return getattr(tx, ROOT_INODE)
     pending = list(reversed(parts))
-    here, links = _ROOT, 0
+    here, root, links = _ROOT, ROOT_INODE, 0
     while pending:
         name = pending.pop()
         if not here.is_directory:
             raise NotDirectoryError(b"/".join(parts))
-        found = lookup(tx, here.inode, name)
+        if name == ROOT_HERE:
+            root = here.inode
+            continue
+        found = here if name == b".." and here.inode == root else lookup(tx, here.inode, name)
         if found is None:
             raise EntryNotFoundError(b"/".join(parts))
         if found.type != NodeType.SYMLINK or not (pending or follow):
@@ -162,7 +181,7 @@ def resolve(tx: Transaction, parts: Sequence[bytes], *, follow: bool = True) -> 
             raise FileError(b"/".join(parts), errno=errno.ELOOP)
         target = readlink(tx, found.inode)
         if target.startswith(b"/"):
-            here = getattr(tx, ROOT_INODE)
+            here = getattr(tx, root)
         names = [part for part in target.split(b"/") if part]
         if target.endswith(b"/"):
             names.append(b".")  # such a target must be a directory
@@ -236,7 +255,13 @@ def set_attr(tx: Transaction, ctx: Context, inode: int, change: AttrChange) -> A
 
     A new owner clears setuid and setgid of a non-directory unless ``change.mode`` says
     otherwise. What is immutable or append-only accepts new flags only.
+
+    Raises
+    ------
+    FileError
+        EINVAL: a time or an id that the format cannot hold.
     """
+    _check_bounds(change)
     attr = tx.get(Attr, inode, lock=True)
     if attr is None:
         raise _gone(inode)
@@ -249,6 +274,13 @@ def set_attr(tx: Transaction, ctx: Context, inode: int, change: AttrChange) -> A
     fields["ctime_ns"] = ctx.now_ns
     tx.set(Attr, inode, **fields)
     return attr._replace(**fields)
+
+
+def _check_bounds(change: AttrChange) -> None:
+    for field, value in change._asdict().items():
+        low, high = _BOUNDS[field]
+        if value is not None and not low <= value <= high:
+            raise FileError("", f"{field} of {value} is out of range", errno=errno.EINVAL)
 
 
 def _wanted(ctx: Context, attr: Attr, change: AttrChange) -> dict[str, Any]:

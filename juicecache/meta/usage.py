@@ -24,6 +24,9 @@ from juicecache.model.attr import ROOT_INODE, TRASH_INODE, Attr
 USED_SPACE = "usedSpace"
 TOTAL_INODES = "totalInodes"
 
+_CHECKED_BYTES = 1 << 40
+"""Growth from which the sum is checked: with less at a time nobody ever gets near the limit."""
+_INT64_MAX = 2**63 - 1
 _PAGE = 1000
 """Entries that `subtree` keeps per level of depth: 200 KB, and few round trips."""
 
@@ -79,6 +82,12 @@ class Ledger:
         """Set the times of a directory whose entries change, and add to its link count."""
         self._nlinks[directory] += nlink
 
+    def forget(self, directory: int, *, usage_only: bool = False) -> None:
+        """Drop what was added to a directory that goes itself, or whose usage row goes."""
+        self._usage.pop(directory, None)
+        if not usage_only:
+            self._nlinks.pop(directory, None)
+
     def settle(self, tx: Transaction, ctx: Context, path: bytes | str = "") -> None:
         """Write everything, each row once; called once, at the end of an operation.
 
@@ -104,6 +113,8 @@ class Ledger:
             raise NoSpaceError(
                 path, f"the volume's capacity of {ctx.capacity_bytes} bytes is reached"
             )
+        if self.space >= _CHECKED_BYTES and _counter(tx, USED_SPACE) + self.space > _INT64_MAX:
+            raise NoSpaceError(path, "lengths of files add up to more than the format can count")
         if (
             self.inodes > 0
             and ctx.inodes_max > 0

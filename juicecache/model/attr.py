@@ -21,6 +21,11 @@ SYMLINK_BYTES_MAX = 4096
 DIRECTORY_LENGTH = 4096
 """The ``length`` that every directory row carries in this format."""
 SPACE_UNIT = 4096
+TIME_NS_MAX = 9_223_372_036 * 10**9 - 1
+"""Latest time, in the year 2262: fits into 64 bits, with room for a change of content, which
+moves a file's time forward by at least a nanosecond."""
+ID_MAX = 2**32 - 1
+"""Largest number of a user or group."""
 
 
 class NodeType(IntEnum):
@@ -33,6 +38,10 @@ class NodeType(IntEnum):
     BLOCK_DEVICE = 5
     CHAR_DEVICE = 6
     SOCKET = 7
+
+
+FLAGS_MAX = 0xFF
+"""The format keeps one byte of flags."""
 
 
 class NodeFlag(IntFlag):

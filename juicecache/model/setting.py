@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
+from juicecache.addresses import mask_bucket
 from juicecache.errors import ConfigError, VolumeFormatError
 from juicecache.model.layout import BLOCK_KIB_MAX, BLOCK_KIB_MIN, Layout
 
@@ -80,6 +81,13 @@ _MEMBERS = (
 """In the order in which the official client writes them; ``Tiers`` follows ``StorageClass``."""
 _BY_FIELD = {member.field: member for member in _MEMBERS}
 _SECRETS = ("secret_key", "session_token", "encrypt_key")
+CHANGEABLE = frozenset(
+    {
+        *("bucket", "access_key", "secret_key", "session_token", "storage_class"),
+        *("capacity_bytes", "inodes_max", "trash_days"),
+    }
+)
+"""Fields that may change in the life of a volume; clients see it within one heartbeat."""
 _SECRET_MEMBERS = tuple(_BY_FIELD[name].name for name in _SECRETS)
 
 
@@ -95,6 +103,8 @@ class Setting:
         In lower case.
     capacity_bytes, inodes_max, upload_limit_mbps, download_limit_mbps
         0 is unlimited.
+    bucket
+        Not in the repr: a user may have put a password into the address.
     secret_key, session_token, encrypt_key
         In clear (the last a PEM), or the word ``removed``; never in the repr.
     trash_days
@@ -108,7 +118,7 @@ class Setting:
     name: str
     uuid: str
     storage: str
-    bucket: str
+    bucket: str = field(repr=False)
     access_key: str = ""
     secret_key: str = field(default="", repr=False)
     session_token: str = field(default="", repr=False)
@@ -228,6 +238,31 @@ class Setting:
             raise ConfigError(problem)
         return setting
 
+    def change(self, **fields: object) -> Self:
+        """Return the record with fields changed that may change; see `CHANGEABLE`.
+
+        Raises
+        ------
+        ConfigError
+            A field is fixed, a value has the wrong type or is one that no client would accept,
+            or the record keeps secrets in a form that this client cannot write.
+        """
+        fixed = sorted(fields.keys() - CHANGEABLE)
+        if fixed:
+            raise ConfigError(f"{', '.join(fixed)} cannot be changed once a volume is made")
+        for name, value in fields.items():
+            wanted = _BY_FIELD[name].type
+            if type(value) is not wanted:  # the next client would find the record damaged
+                raise ConfigError(f"{name} is a {wanted.__name__}, not a {type(value).__name__}")
+        changed = replace(self, **fields)  # type: ignore[arg-type]  # checked above
+        problem = changed._problem() or changed._place_problem()
+        if problem:
+            raise ConfigError(problem)
+        kept = {getattr(changed, name) for name in _SECRETS} - {"", REMOVED}
+        if kept and self.key_encrypted and self.encrypt_algo == _SM4:
+            raise ConfigError("the volume seals secrets with SM4, which this client cannot do")
+        return changed
+
     def _problem(self) -> str | None:
         """Say what makes these values impossible for any volume."""
         if not _NAME.fullmatch(self.name):
@@ -253,14 +288,18 @@ class Setting:
 
     def _new_problem(self) -> str | None:
         """Say what speaks against formatting a new volume with these values."""
+        if self.encrypt_algo not in _ENCRYPT_ALGOS:
+            return f"the encryption {self.encrypt_algo!r} is not one of {', '.join(_ENCRYPT_ALGOS)}"
+        return self._place_problem()
+
+    def _place_problem(self) -> str | None:
+        """Say what speaks against these values of fields that may change."""
         if not self.storage or not self.bucket:
             return "a volume needs a storage and a bucket"
         if self.storage == "file" and not self.bucket.startswith("/"):
-            return f"the folder {self.bucket!r} of a volume on files is not absolute"
+            return f"the folder {mask_bucket(self.bucket)!r} of a volume on files is not absolute"
         if self.shards > 1 and "%d" not in self.bucket:
             return f"a bucket of {self.shards} shards needs '%d' where their number goes"
-        if self.encrypt_algo not in _ENCRYPT_ALGOS:
-            return f"the encryption {self.encrypt_algo!r} is not one of {', '.join(_ENCRYPT_ALGOS)}"
         if self.trash_days > _TRASH_DAYS_MAX:
             return f"{self.trash_days} days of trash are more than {_TRASH_DAYS_MAX}"
         return None
@@ -357,7 +396,10 @@ class Setting:
         return json.dumps(self._document(secrets), indent=0)
 
     def to_json(self, *, include_password: bool = False) -> str:
-        """Return the record for people; secrets read ``removed`` unless included, then in clear."""
+        """Return the record for people; secrets read ``removed`` unless included, then in clear.
+
+        A password in the address of the bucket counts as one and reads ``****``.
+        """
         secrets = {
             name: getattr(self, name)
             if include_password
@@ -366,7 +408,10 @@ class Setting:
             else ""
             for name in _SECRETS
         }
-        return json.dumps(self._document(secrets), indent=2)
+        document = self._document(secrets)
+        if not include_password:
+            document["Bucket"] = mask_bucket(self.bucket)
+        return json.dumps(document, indent=2)
 
     def _document(self, secrets: Mapping[str, str]) -> dict[str, Any]:
         document: dict[str, Any] = {}

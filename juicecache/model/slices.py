@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 CHUNK_BYTES = 64 << 20
 """Bytes of one chunk: fixed by the format."""
+FILE_BYTES_MAX = CHUNK_BYTES << 31
+"""Longest file, 128 PiB: what the official client allows. Sums of less than 64 of them fit into
+the signed 64 bits of a row; see ``usage`` for the rest."""
 RECORD_BYTES = 24
 _RECORD = struct.Struct(">IQIII")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from juicecache.addresses import mask_bucket
 from juicecache.errors import ConfigError
 from juicecache.objects.deferred import DeferredStore
 from juicecache.objects.kinds import ForeignAddress, LocalAddress, S3Address, locate
@@ -41,7 +42,7 @@ class StoreConfig:
     """
 
     storage: str
-    bucket: str
+    bucket: str = field(repr=False)  # a user may have put a password into it
     access_key: str = field(default="", repr=False)
     secret_key: str = field(default="", repr=False)
     session_token: str = field(default="", repr=False)
@@ -104,7 +105,9 @@ def _open_buckets(config: StoreConfig) -> ObjectStore:
     if "%d" not in config.bucket:
         raise ConfigError("the bucket address of a volume with shards needs %d in it")
     buckets = [config.bucket.replace("%d", str(number)) for number in range(config.shards)]
-    return ShardedStore([_open_bucket(config, bucket) for bucket in buckets], config.bucket)
+    return ShardedStore(
+        [_open_bucket(config, bucket) for bucket in buckets], mask_bucket(config.bucket)
+    )
 
 
 def _open_bucket(config: StoreConfig, bucket: str) -> ObjectStore:

@@ -10,8 +10,10 @@ import asyncio
 import os
 import secrets
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from juicecache.errors import (
@@ -172,11 +174,28 @@ class ForeignStore(ObjectStore):
 
 
 def _modified_ns(row: dict[str, Any]) -> int:
-    """Return the time of a file; file systems call it by different names, or not at all."""
+    """Return the time of a file; file systems call it by different names, or not at all.
+
+    A time that is not known is now: what was stored a moment ago looks the same, and a
+    collector must not take it for old.
+    """
     for key in ("mtime", "modified", "LastModified", "last_modified", "updated", "created"):
         value = row.get(key)
+        if isinstance(value, str):
+            value = _parsed(value)
         if isinstance(value, datetime):
             return int(value.timestamp() * 1_000_000_000)
-        if isinstance(value, int | float):
+        if isinstance(value, int | float) and value > 0:
             return int(value * 1_000_000_000)
-    return 0
+    return time.time_ns()
+
+
+def _parsed(text: str) -> datetime | None:
+    """Return a time from ISO 8601 or the form of mail; without a zone it is UTC."""
+    for parse in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            found = parse(text)
+        except (ValueError, TypeError):
+            continue
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return None

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
+from juicecache.addresses import mask_bucket
 from juicecache.errors import ConfigError
 
 # fmt: off
@@ -117,7 +118,7 @@ def _s3(kind: str, bucket: str) -> S3Address:
     host, name = parts.netloc.rpartition("@")[2], parts.path.strip("/").partition("/")[0]
     verify = parse_qs(parts.query).get("tls-insecure-skip-verify", [""])[0].lower() != "true"
     if not host:
-        raise ConfigError(f"the bucket address {bucket!r} has no host")
+        raise ConfigError(f"the bucket address {mask_bucket(bucket)!r} has no host")
     amazon = _AMAZON.match(host)
     if not name and "." not in host and kind == "s3" and ":" not in host:
         return S3Address("", host, "", path_style=False)
@@ -125,7 +126,7 @@ def _s3(kind: str, bucket: str) -> S3Address:
         name, host = (amazon["bucket"] or "", amazon["endpoint"]) if amazon else _split(host)
     if not name or not host:
         raise ConfigError(
-            f"no bucket in the address of {kind} storage: {bucket!r} "
+            f"no bucket in the address of {kind} storage: {mask_bucket(bucket)!r} "
             "(https://BUCKET.ENDPOINT or https://ENDPOINT/BUCKET)"
         )
     host = _s3_host(kind, host)

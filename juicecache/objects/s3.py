@@ -260,7 +260,7 @@ class S3Store(ObjectStore):
         client = await opened.__aenter__()
         # Asking before a body costs a round trip a block, and a refusal is rare.
         client.meta.events.unregister("before-call.s3", add_expect_header)
-        _keep_in_children(client)
+        _clients.add(client)
         return client
 
     @contextmanager
@@ -338,17 +338,19 @@ def _nanoseconds(time: datetime) -> int:
     return int(time.timestamp()) * 1_000_000_000
 
 
-def _keep_in_children(client: Any) -> None:
-    """Keep a forked child from ever finalising ``client``.
+# One hook for all of them, which cannot be taken back: clients that are gone leave the set.
+_clients: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    Its connections would unregister themselves from the poll set that the child shares with
+
+def _keep_in_child() -> None:
+    """Keep a forked child from ever finalising the clients of its parent.
+
+    Their connections would unregister themselves from the poll set that the child shares with
     its parent, whose requests would then hang. One more reference is never given back.
     """
-    owner, pid = weakref.ref(client), os.getpid()
+    for inherited in list(_clients):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+    _clients.clear()
 
-    def leave_alone() -> None:
-        inherited = owner()
-        if inherited is not None and os.getpid() != pid:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
 
-    os.register_at_fork(after_in_child=leave_alone)
+os.register_at_fork(after_in_child=_keep_in_child)

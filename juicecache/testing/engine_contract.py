@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from juicecache.errors import ClosedError, ConflictError
-from juicecache.meta.engine import Engine, Transaction
+from juicecache.meta.engine import BULK_RECORDS_BYTES, Engine, Transaction
 from juicecache.meta.rows import (
+    SETTING,
     Chunk,
     Counter,
     DelayedSlices,
@@ -22,6 +23,7 @@ from juicecache.meta.rows import (
     Edge,
     Flock,
     Plock,
+    Record,
     Row,
     Session,
     SliceRef,
@@ -52,6 +54,7 @@ NODE = Attr(
 )
 ROWS: list[Row] = [
     NODE,
+    Record("caf\u00e9", '{"a": "\u00e9"}'),
     Counter("usedSpace", -5),
     Edge(1, b"caf\xe9 \xff\x00", 7, NodeType.SYMLINK),
     Chunk(7, 2, bytes(range(24))),
@@ -253,6 +256,67 @@ class EngineContract:
         assert engine.read(lambda tx: tx.lookup(1, b"7")) is None
         assert engine.read(lambda tx: tx.lookup(1, b"6")) == nodes[0]
 
+    def test_a_path_is_found_through_directories(self, engine: Engine) -> None:
+        """With the first slice list; everything else is left to the rules of the tree."""
+        directory = NODE._replace(type=NodeType.DIRECTORY)
+        put(
+            engine,
+            *(directory._replace(inode=inode) for inode in (3, 4)),
+            NODE._replace(inode=5, length=10),
+            NODE._replace(inode=6, type=NodeType.SYMLINK),
+            Edge(1, b"a", 3, NodeType.DIRECTORY),
+            Edge(3, b"b", 4, NodeType.DIRECTORY),
+            Edge(4, b"file", 5, NodeType.FILE),
+            Edge(4, b"link", 6, NodeType.SYMLINK),
+            Edge(5, b"below", 4, NodeType.DIRECTORY),
+            Edge(6, b"below", 4, NodeType.DIRECTORY),
+            Edge(1, b"lost", 99, NodeType.FILE),
+            Chunk(5, 0, bytes(range(48))),
+            Chunk(5, 1, bytes(24)),
+        )
+        paths = [
+            [b"a", b"b", b"file"], [b"a", b"b"], [b"a", b"b", b"link"], [b"a", b"none", b"file"],
+            [b"a", b"b", b"file", b"below"], [b"a", b"b", b"link", b"below"], [b"lost"], [],
+        ]  # fmt: skip
+        found = engine.read(lambda tx: tx.find_many(paths))
+        assert [None if one is None else (one.attr.inode, one.records) for one in found] == [
+            (5, bytes(range(48))), (4, b""), (6, b""), None, None, None, None, None,
+        ]  # fmt: skip
+        assert found[0] is not None
+        assert found[0].attr == NODE._replace(inode=5, length=10)
+
+    def test_a_very_deep_path_is_found(self, engine: Engine) -> None:
+        """Deeper than any statement joins."""
+        directory = NODE._replace(type=NodeType.DIRECTORY)
+        depth = 100
+        put(
+            engine,
+            *(Edge(1 + at, b"d", 2 + at, NodeType.DIRECTORY) for at in range(depth)),
+            *(directory._replace(inode=2 + at) for at in range(depth)),
+        )
+        found = engine.read(lambda tx: tx.find([b"d"] * depth))
+        assert found is not None
+        assert found.attr.inode == 1 + depth
+
+    def test_a_listing_has_the_slice_lists(self, engine: Engine) -> None:
+        """Of the first chunks; not those that are very long."""
+        long = bytes(BULK_RECORDS_BYTES + 24)
+        put(
+            engine,
+            *(NODE._replace(inode=inode) for inode in (3, 4, 5)),
+            *(Edge(1, b"%d" % inode, inode, NodeType.FILE) for inode in (3, 4, 5, 6)),
+            Chunk(3, 0, b"\xff" * 24),
+            Chunk(4, 0, long),
+            Chunk(4, 1, bytes(24)),
+        )
+        listed = engine.read(lambda tx: list(tx.listing(1)))
+        nodes = [NODE._replace(inode=inode) for inode in (3, 4, 5)]
+        assert listed == [
+            (b"3", nodes[0], b"\xff" * 24), (b"4", nodes[1], None), (b"5", nodes[2], b""),
+        ]  # fmt: skip
+        assert engine.read(lambda tx: list(tx.listing(1, after=b"3", limit=1))) == listed[1:2]
+        assert engine.read(lambda tx: list(tx.listing(9))) == []
+
     def test_links_are_counted_by_directory(self, engine: Engine) -> None:
         """Also after some are gone or moved to another inode."""
         put(
@@ -309,6 +373,35 @@ class EngineContract:
         for text in ('{"Name": "v\u00e9"}', "{}"):
             engine.put_setting(text)
             assert engine.setting() == text
+
+    def test_a_conflict_names_the_row_and_no_content(self, engine: Engine) -> None:
+        """Slice lists and secrets stay out of errors."""
+        secret = b"0123456789" * 10
+        writes: list[tuple[Callable[[Transaction], None], str]] = [
+            (lambda tx: tx.set(Symlink, 5, target=secret), "Symlink"),
+            (lambda tx: tx.add_refs(77, 99, 1, alive=True), "slice 77 of 99 bytes"),
+        ]
+        for body, words in writes:
+            with pytest.raises(ConflictError, match=words) as caught:
+                engine.attempt(body, writable=True)
+            assert "0123456789" not in str(caught.value)
+
+    def test_the_setting_is_a_row_that_commits_with_others(self, engine: Engine) -> None:
+        """So that a volume is made, or changed, as a whole."""
+
+        def body(tx: Transaction) -> str:
+            found = tx.get(Record, SETTING, lock=True)
+            tx.put(Record(SETTING, "new"))
+            tx.put_new(Counter("a", 1))
+            return "" if found is None else found.text
+
+        engine.put_setting("old")
+        assert engine.write(body) == "old"
+        assert engine.setting() == "new"
+        engine.put_setting("newer")
+        with pytest.raises(ConflictError):
+            engine.attempt(body, writable=True)  # the counter is there
+        assert engine.setting() == "newer"
 
     def test_preparing_again_changes_nothing(self, engine: Engine) -> None:
         """Rows stay."""

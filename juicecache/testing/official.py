@@ -6,9 +6,11 @@ Needs ``/dev/fuse`` and the right to mount.
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,9 @@ from juicecache.volume.volume import Volume, open_volume
 
 _HIDDEN = {b".trash", b".accesslog", b".config", b".stats", b".control"}
 """What a mount shows in its root and is no entry; reading one of them never ends."""
+
+_LEAVE_TIMEOUT_S = 10.0
+"""A mount ends within a second of its unmount."""
 
 
 class Seen(NamedTuple):
@@ -105,6 +110,19 @@ class SharedVolume:
             yield point
         finally:
             self.run("umount", str(point))
+            self._await_end(point)
+
+    def _await_end(self, point: Path) -> None:
+        """Wait until the mount has left: it writes its sums behind the unmount, then its session.
+
+        One that does not within its heartbeats is left to whoever checks the volume.
+        """
+        session = f'%"MountPoint":"{point}"%'
+        deadline = time.monotonic() + _LEAVE_TIMEOUT_S
+        with closing(sqlite3.connect(self.database)) as raw:
+            query = "SELECT count(*) FROM jfs_session2 WHERE CAST(info AS TEXT) LIKE ?"
+            while raw.execute(query, (session,)).fetchone()[0] and time.monotonic() < deadline:
+                time.sleep(0.02)
 
     @staticmethod
     def _shown(value: object) -> str:

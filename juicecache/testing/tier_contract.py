@@ -45,6 +45,22 @@ class TierContract:
             assert isinstance(whole.obj, bytes)
             assert whole.obj == content
 
+    def test_a_buffer_is_filled_and_nothing_beside_it(self, tier: Tier) -> None:
+        """Whether the block was read before or not; a miss says so and is counted."""
+        key, content = block(1, 300_000)
+        parts = ((0, 300_000), (17, 4711), (5, 5), (65_535, 131_073), (299_999, 300_000))
+        for start, stop in parts:
+            tier.delete(key)
+            assert tier.put(key, content)
+            for _ in range(2):
+                around = bytearray(b"." * (stop - start + 6))
+                assert tier.get_into(key, start, stop, memoryview(around)[3 : 3 + stop - start])
+                assert around == b"..." + content[start:stop] + b"..."
+        assert tier.get_into(block(2, 10)[0], 0, 4, memoryview(bytearray(4))) is False
+        assert (tier.stats().hits, tier.stats().misses) == (10, 1)
+        tier.close()
+        assert tier.get_into(key, 0, 4, memoryview(bytearray(4))) is False
+
     def test_the_first_read_may_be_a_part(self, tier: Tier) -> None:
         """Nothing depends on a whole read before."""
         key, content = block(1, 10_000)

@@ -2,18 +2,27 @@
 
 Laws: one load of a block at a time in this process, shared by all who wait; a hit takes
 no lock of ours, no event loop and no other thread; whoever waits for a load first also
-keeps it in the tiers, so the loop never touches a disk.
+keeps it in the tiers, so the loop never writes to a disk.
+
+One load of a block at a time on this node, too, where processes share a tier: who loads it
+claims it there, the others wait until it is in the tier. That only saves requests, so whatever
+goes wrong with it ends in a load of one's own: a claim ends with its process, a stopped
+process is waited for only so long, and a block whose reader dawdles is kept without him.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from juicecache.cache.claims import FREE, Claim
 from juicecache.cache.stack import TierStack
 from juicecache.errors import ObjectError, ObjectUnavailableError
 from juicecache.model.layout import BlockKey, Layout
@@ -24,31 +33,57 @@ T = TypeVar("T")
 
 _TOUCHED_MAX = 65_536
 """Blocks remembered as read once by a range: 256 GiB of them, some 10 MB of memory."""
+_POLL_S = (0.001, 0.05)
+"""First and longest pause between two looks at another process's load; each is longer than the
+one before by half, so that what is waited too long is less than half of the load."""
+_SILENCE_S = 10.0
+"""With no block coming from other processes for so long, theirs are stopped: we load."""
+_FOLLOW_S = 60.0
+"""Longest wait for one block, as long as others come: a long queue of another process."""
+_UNCOLLECTED_S = 0.2
+"""A block that its reader has not collected by then, because it was read ahead, is kept by
+another thread: the other processes wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockStats:
-    """What this process asked of object storage; ``shared`` loads were already under way."""
+    """What this process asked of object storage.
+
+    ``shared`` loads were already under way in this process; ``node_shared`` blocks were loaded
+    by another process of the node at the same time, and taken from the tier that both have.
+    """
 
     loads: int
     loaded_bytes: int
     range_gets: int
     range_bytes: int
     shared: int
+    node_shared: int
     uploads: int
     uploaded_bytes: int
     deleted: int
 
 
 class Flight:
-    """One whole block on its way; ``future`` holds its bytes."""
+    """One whole block on its way; ``future`` holds its bytes.
 
-    __slots__ = ("future", "key", "settled")
+    Attributes
+    ----------
+    claim
+        Our right to load it; None while another process does, and once it is given up.
+    keeping, kept
+        Somebody puts it into the tiers; that is done.
+    collected
+        Somebody has its bytes.
+    """
+
+    __slots__ = ("claim", "collected", "future", "keeping", "kept", "key")
 
     def __init__(self, key: BlockKey) -> None:
         self.key = key
         self.future: Future[bytes] = Future()
-        self.settled = False
+        self.claim: Claim | None = None
+        self.keeping = self.kept = self.collected = False
 
 
 class Blocks:
@@ -77,7 +112,8 @@ class Blocks:
         self._flights: dict[BlockKey, Flight] = {}
         self._touched: OrderedDict[BlockKey, None] = OrderedDict()
         self.loading_bytes = 0
-        self._loads = self._loaded_bytes = self._shared = 0
+        self._loads = self._loaded_bytes = self._shared = self._node_shared = 0
+        self._node_shared_at_s = float("-inf")
         self._range_gets = self._range_bytes = 0
         self._uploads = self._uploaded_bytes = self._deleted = 0
 
@@ -106,16 +142,11 @@ class Blocks:
                     flight = self._flights[key] = Flight(key)
                     fresh.append(flight)
                     self.loading_bytes += key.length
-                    self._loads += 1
-                    self._loaded_bytes += key.length
                 else:
                     self._shared += 1
                 flights.append(flight)
-        if self._store.inline:
-            self._load_inline(fresh)
-        elif fresh:
-            loop = loop_thread().loop
-            loop.call_soon_threadsafe(lambda: [loop.create_task(self._load(f)) for f in fresh])
+        if fresh:
+            self._start(fresh)
         return flights
 
     def settle(self, flight: Flight) -> bytes:
@@ -127,15 +158,24 @@ class Blocks:
             The load failed; the next `begin` tries anew.
         """
         body = flight.future.result()
+        flight.collected = True
+        self._keep(flight)
+        return body
+
+    def _keep(self, flight: Flight) -> None:
+        """Put a block that has come into the tiers; whoever does it first."""
         with self._lock:
-            first, flight.settled = not flight.settled, True
+            first, flight.keeping = not flight.keeping, True
         if first:
             try:
                 # Another thread may miss the tiers and join this flight until it is kept.
-                self.tiers.put(flight.key, body)
+                self.tiers.put(flight.key, flight.future.result())
             finally:
-                self._land(flight)
-        return body
+                flight.kept = True
+                _release(flight)
+        # Until it is collected it counts as loading: its bytes are still held.
+        if flight.kept and flight.collected:
+            self._land(flight)
 
     def abandon(self, flights: Iterable[Flight]) -> None:
         """Give up waiting; what arrives is dropped unless somebody else waits for it."""
@@ -160,10 +200,20 @@ class Blocks:
         """Return whether a range of this block was fetched before: now all of it is wanted."""
         return key in self._touched
 
-    def _load_inline(self, flights: list[Flight]) -> None:
+    def _start(self, flights: list[Flight]) -> None:
+        """Load blocks here, if the store is inline, or let the loop do it."""
         try:
-            for flight in flights:
-                finish(self._load(flight))
+            if self._store.inline:
+                for flight in flights:
+                    if not self._claim(flight):
+                        finish(self._load(flight))
+                        if flight.future.exception() is None:
+                            self._keep(flight)
+            elif absent := [flight for flight in flights if not self._claim(flight)]:
+                loop = loop_thread().loop
+                loop.call_soon_threadsafe(
+                    lambda: [loop.create_task(self._load(flight)) for flight in absent]
+                )
         except BaseException:
             # An interrupt: nobody collects these, and other threads may wait for the rest.
             for flight in flights:
@@ -177,6 +227,11 @@ class Blocks:
     async def _load(self, flight: Flight) -> None:
         key = flight.key
         try:
+            if flight.claim is None and await self._follow(flight):
+                return
+            with self._lock:
+                self._loads += 1
+                self._loaded_bytes += key.length
             body = await self._store.get(self._name(key), length=key.length)
         except BaseException as error:
             self._land(flight)
@@ -185,8 +240,61 @@ class Blocks:
                 raise
         else:
             flight.future.set_result(body)
+            if not self._store.inline and flight.claim not in (None, FREE):
+                asyncio.get_running_loop().call_later(_UNCOLLECTED_S, self._keep_aside, flight)
+
+    def _keep_aside(self, flight: Flight) -> None:
+        """Put a block into the tiers on another thread, if nobody did."""
+        if flight.claim is not None and not flight.keeping:
+            with contextlib.suppress(RuntimeError):  # the interpreter ends, and our claims with it
+                asyncio.get_running_loop().run_in_executor(None, self._keep, flight)
+
+    def _claim(self, flight: Flight) -> bool:
+        """Claim a load, if no other process has; True when the block is here by now."""
+        flight.claim = self.tiers.claim(flight.key)
+        return flight.claim is not None and self._find(flight)
+
+    def _find(self, flight: Flight) -> bool:
+        """Let a flight end in the tiers, if another process put the block there.
+
+        On the loop this reads a file, of which the pages are in memory: it was written just now.
+        """
+        view = self.tiers.get(flight.key) if self.tiers.contains(flight.key) else None
+        if view is None:
+            return False
+        assert isinstance(view.obj, bytes)
+        with self._lock:
+            self._node_shared += 1
+            self._node_shared_at_s = time.monotonic()
+        flight.keeping = flight.kept = True
+        _release(flight)
+        flight.future.set_result(view.obj)
+        return True
+
+    async def _follow(self, flight: Flight) -> bool:
+        """Wait as long as another process loads the block; True when it is here then."""
+        began_s = time.monotonic()
+        pause_s, pause_max_s = _POLL_S
+        while True:
+            if self._store.inline:
+                time.sleep(pause_s)  # noqa: ASYNC251  (there is no loop)
+            else:
+                await asyncio.sleep(pause_s)
+            if self._find(flight):
+                return True
+            if self._claim(flight):
+                return True
+            now_s = time.monotonic()
+            if (
+                flight.claim is not None  # its process gave up, died, or could not keep it
+                or now_s - max(began_s, self._node_shared_at_s) > _SILENCE_S
+                or now_s - began_s > _FOLLOW_S
+            ):
+                return False
+            pause_s = min(pause_s * 1.5, pause_max_s)
 
     def _land(self, flight: Flight) -> None:
+        _release(flight)
         with self._lock:
             if self._flights.get(flight.key) is flight:
                 del self._flights[flight.key]
@@ -253,7 +361,14 @@ class Blocks:
             self._range_gets,
             self._range_bytes,
             self._shared,
+            self._node_shared,
             self._uploads,
             self._uploaded_bytes,
             self._deleted,
         )
+
+
+def _release(flight: Flight) -> None:
+    claim, flight.claim = flight.claim, None
+    if claim is not None:
+        claim.release()

@@ -1,28 +1,38 @@
 """Making a volume: the record, the first rows, the object that carries its identity.
 
-Law: the record is written last. Where a step before it fails there is no volume, and the
-same call may be made again.
+Law: record and first rows are written last and together. Where a step before fails there is
+no volume, and the same call may be made again; of two that make one at once, one loses.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import closing, nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 from juicecache.config import VolumeOptions, remember_volume
-from juicecache.errors import ConfigError, JuicecacheError, ObjectNotFoundError
+from juicecache.errors import (
+    CommitUnknownError,
+    ConfigError,
+    JuicecacheError,
+    ObjectNotFoundError,
+)
 from juicecache.meta import tree
-from juicecache.meta.engine import Engine
+from juicecache.meta.engine import Engine, Transaction
+from juicecache.meta.rows import SETTING, Counter, Record
+from juicecache.model.attr import Attr
 from juicecache.model.setting import Setting
 from juicecache.objects.build import open_store
 from juicecache.objects.store import ObjectStore
 from juicecache.runtime import start
 from juicecache.volume.parts import open_engine, store_config
+
+log = logging.getLogger("juicecache")
 
 
 def format_volume(
@@ -86,7 +96,7 @@ def format_volume(
         name,
         str(uuid.uuid4()),
         storage=storage,
-        bucket=bucket or _default_bucket(storage),
+        bucket=absolute_bucket(storage, bucket or _default_bucket(storage)),
         access_key=access_key,
         secret_key=secret_key,
         session_token=session_token,
@@ -104,16 +114,16 @@ def format_volume(
     engine = open_engine(meta, read_only=False)
     with nullcontext() if engine is meta else closing(engine):
         engine.prepare()
-        if engine.setting() is not None:
-            there = Setting.parse(engine.setting() or "")
-            raise ConfigError(f"{engine.describe()} already holds the volume {there.name!r}")
+        _refuse_volume(engine, engine.setting())
         _claim_storage(setting)
         try:
-            engine.write(lambda tx: tree.plant_root(tx, time.time_ns(), trash=trash_days > 0))
-            engine.put_setting(setting.to_text(_nonce))
+            now_ns = time.time_ns()
+            engine.write(lambda tx: _plant(tx, engine, setting, now_ns))
+        except CommitUnknownError:
+            raise  # the volume may be there
         except JuicecacheError:
             # The next try has another identity: this one must not stand in its way.
-            _release_storage(setting)
+            _release_storage(setting, engine)
             raise
     if remember and isinstance(meta, str):
         remember_volume(name, meta)
@@ -130,28 +140,60 @@ def change_volume(meta: str | Engine, **fields: object) -> Setting:
     fields
         Of `Setting`: ``bucket``, ``access_key``, ``secret_key``, ``session_token``,
         ``capacity_bytes``, ``inodes_max``, ``trash_days``, ``storage_class``.
+
+    Raises
+    ------
+    ConfigError
+        There is no volume, or no client would accept the change.
+    VolumeFormatError
+        The volume is newer than this client, or its record is damaged.
     """
-    fixed = sorted(fields.keys() - _CHANGEABLE)
-    if fixed:
-        raise ConfigError(f"{', '.join(fixed)} cannot be changed once a volume is made")
     engine = open_engine(meta, read_only=False)
     with nullcontext() if engine is meta else closing(engine):
-        text = engine.setting()
-        if not text:
+        if not engine.setting():
             raise ConfigError(f"{engine.describe()} holds no volume")
-        setting = replace(Setting.parse(text), **fields)  # type: ignore[arg-type]  # checked by name
-        if setting.storage == "file" and not setting.bucket.endswith("/"):
-            setting = replace(setting, bucket=setting.bucket + "/")
-        engine.put_setting(setting.to_text(_nonce))
-    return setting
+        return engine.write(lambda tx: _change(tx, fields))
 
 
-_CHANGEABLE = frozenset(
-    {
-        *("bucket", "access_key", "secret_key", "session_token", "storage_class"),
-        *("capacity_bytes", "inodes_max", "trash_days"),
-    }
-)
+def absolute_bucket(storage: str, bucket: str) -> str:
+    """Return a bucket as the record keeps it: the folder of the storage ``file`` is absolute.
+
+    It ends with ``/``, because clients in any folder append object names to it as they are.
+    """
+    if storage.lower() != "file" or not bucket:
+        return bucket
+    return os.path.join(os.path.abspath(bucket), "")
+
+
+def _plant(tx: Transaction, engine: Engine, setting: Setting, now_ns: int) -> None:
+    """Write everything that makes a database a volume, unless anything of one is there."""
+    record = tx.get(Record, SETTING, lock=True)
+    _refuse_volume(engine, None if record is None else record.text)
+    if tx.exists(Attr) or tx.exists(Counter):
+        raise ConfigError(
+            f"{engine.describe()} holds rows of a volume whose record is gone: use another "
+            "database, or remove this one"
+        )
+    tree.plant_root(tx, now_ns, trash=setting.trash_days > 0)
+    tx.put_new(Record(SETTING, setting.to_text(_nonce)))
+
+
+def _refuse_volume(engine: Engine, text: str | None) -> None:
+    if text is not None:
+        there = Setting.parse(text)
+        raise ConfigError(f"{engine.describe()} already holds the volume {there.name!r}")
+
+
+def _change(tx: Transaction, fields: Mapping[str, object]) -> Setting:
+    record = tx.get(Record, SETTING, lock=True)
+    setting = Setting.parse("" if record is None else record.text)
+    setting.check_open()
+    bucket = fields.get("bucket")
+    if isinstance(bucket, str):
+        fields = {**fields, "bucket": absolute_bucket(setting.storage, bucket)}
+    changed = setting.change(**fields)
+    tx.put(Record(SETTING, changed.to_text(_nonce)))
+    return changed
 
 
 def _nonce() -> bytes:
@@ -175,12 +217,31 @@ def _claim_storage(setting: Setting) -> None:
         start(store.aclose(), inline=store.inline).result()
 
 
-def _release_storage(setting: Setting) -> None:
-    store = open_store(store_config(setting, VolumeOptions.from_options({})))
+def _release_storage(setting: Setting, engine: Engine) -> None:
+    """Take our identity out of object storage again; a failure is only logged."""
     try:
-        start(store.delete(setting.layout.uuid_name), inline=store.inline).result()
-    finally:
-        start(store.aclose(), inline=store.inline).result()
+        text = engine.setting()
+        winner = Setting.parse(text) if text else None
+        store = open_store(store_config(setting, VolumeOptions.from_options({})))
+        try:
+            start(_release(store, setting, winner), inline=store.inline).result()
+        finally:
+            start(store.aclose(), inline=store.inline).result()
+    except JuicecacheError as error:
+        # What made us give up matters more.
+        log.warning("%s is left behind: %s", setting.layout.uuid_name, error)
+
+
+async def _release(store: ObjectStore, setting: Setting, winner: Setting | None) -> None:
+    name = setting.layout.uuid_name
+    if await store.get(name) != setting.uuid.encode():
+        return
+    place = (setting.storage, setting.bucket, setting.name)
+    if winner is not None and (winner.storage, winner.bucket, winner.name) == place:
+        # Both found the bucket without an identity, and ours came later.
+        await store.put(name, winner.uuid.encode())
+    else:
+        await store.delete(name)
 
 
 async def _claim(store: ObjectStore, setting: Setting) -> None:

@@ -13,13 +13,18 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from juicecache.config import rsa_passphrase
-from juicecache.errors import JuicecacheError, ObjectNotFoundError
+from juicecache.errors import (
+    EntryNotFoundError,
+    JuicecacheError,
+    NotDirectoryError,
+    ObjectNotFoundError,
+)
 from juicecache.meta import tree, usage
 from juicecache.meta.compaction import record_counts
 from juicecache.meta.engine import Transaction
 from juicecache.meta.paths import split_path
 from juicecache.meta.rows import Chunk, Counter, DirStats, Edge, SliceRef
-from juicecache.model.attr import TRASH_NAME, Attr, in_trash
+from juicecache.model.attr import ROOT_INODE, TRASH_INODE, TRASH_NAME, Attr, in_trash
 from juicecache.model.layout import BlockKey
 from juicecache.model.setting import Setting
 from juicecache.model.slices import refs_of
@@ -30,6 +35,8 @@ from juicecache.volume.parts import Parts
 
 _LISTED_MAX = 1000
 """Findings kept of each kind: enough to see the pattern; the numbers count all."""
+_EDGES_PAGE = 10_000
+"""Entries of one read: a transaction of some 50 ms."""
 _HEADS = 64
 """Objects asked for at once where a part of a volume is checked."""
 
@@ -112,6 +119,7 @@ def check_volume(
             if progress is not None:
                 progress(check.report)
     if check.whole:
+        check.entries()
         check.references()
         if sync_dir_stat:
             check.totals()
@@ -193,9 +201,10 @@ class _Check:
     # ------------------------------------------------------------------ sums
 
     def directory(self, path: str) -> None:
-        """Check the entries and link count of a directory, and its sums where asked for."""
-        self.report.directories += 1
-        inode = self._parts.meta.resolve(path).inode
+        """Check the entries and link count of a directory, and its sums where asked for.
+
+        One that was removed since it was listed is left out.
+        """
 
         def body(tx: Transaction) -> tuple[int, int, list[bytes], DirStats | None, DirStats]:
             names, subdirectories = set(), 0
@@ -207,7 +216,12 @@ class _Check:
             nlink = tree.getattr(tx, inode).nlink
             return nlink, 2 + subdirectories, lost, stored, usage.count_entries(tx, inode)
 
-        nlink, wanted, lost, stored, counted = self._engine.read(body)
+        try:
+            inode = self._parts.meta.resolve(path, follow=False).inode
+            nlink, wanted, lost, stored, counted = self._engine.read(body)
+        except (EntryNotFoundError, NotDirectoryError):
+            return
+        self.report.directories += 1
         for name in lost:
             self._differs(f"{path}: entry {os.fsdecode(name)!r} leads to no inode")
         # Directories of the trash are not counted, whatever is in them.
@@ -235,6 +249,17 @@ class _Check:
                 f"{path}: sums {tuple(stored[1:])} instead of {tuple(counted[1:])}",
                 lambda tx: tx.add(DirStats, inode, **deltas),
             )
+
+    def entries(self) -> None:
+        """Look for entries of directories that are gone: no path leads to them."""
+        after: tuple[int, bytes] | None = (-1, b"")
+        while after is not None:
+            lost, after = self._engine.read(lambda tx, after=after: _lost_entries(tx, after))  # type: ignore[misc]  # mypy cannot infer a lambda default
+            for edge in lost:
+                self._differs(
+                    f"inode {edge.parent} is gone and has an entry {os.fsdecode(edge.name)!r} "
+                    f"of inode {edge.inode}"
+                )
 
     def totals(self) -> None:
         """Check the volume's own counters."""
@@ -280,6 +305,21 @@ class _Check:
                 return
         self.report.wrong_sums += 1
         _keep(self.report.sums, what)
+
+
+def _lost_entries(
+    tx: Transaction, after: tuple[int, bytes]
+) -> tuple[list[Edge], tuple[int, bytes] | None]:
+    """Look at a page of entries behind (directory, name).
+
+    Returns those of directories without an inode, and where to go on; None at the end.
+    """
+    edges = list(tx.scan(Edge, after=after, limit=_EDGES_PAGE))
+    parents = sorted({edge.parent for edge in edges} - {ROOT_INODE, TRASH_INODE})
+    rows = tx.get_many(Attr, [(parent,) for parent in parents])
+    gone = {parent for parent, row in zip(parents, rows, strict=True) if row is None}
+    last = (edges[-1].parent, edges[-1].name) if len(edges) == _EDGES_PAGE else None
+    return [edge for edge in edges if edge.parent in gone], last
 
 
 def _keep(findings: list[str], what: str) -> None:

@@ -14,13 +14,11 @@ reference. Then the objects that nothing refers to. Laws:
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from juicecache.errors import JuicecacheError
 from juicecache.meta import compaction, dropping, remove, session, trash
@@ -36,8 +34,6 @@ from juicecache.runtime import start
 from juicecache.volume.cleaning import clean_file, delete_slices, is_droppable
 from juicecache.volume.compacting import compact_chunk
 from juicecache.volume.parts import Parts
-
-T = TypeVar("T")
 
 _PAGE = 1000
 """Rows of one read, entries of one removal: a transaction of some ten milliseconds."""
@@ -207,7 +203,7 @@ class _Collector:
 
         self._each(
             "stale_sessions",
-            lambda tx, limit: session.stale_sessions(tx, self._now_s, limit=limit),
+            lambda tx, after: session.stale_sessions(tx, self._now_s, after=after, limit=_PAGE),
             act,
         )
 
@@ -218,14 +214,16 @@ class _Collector:
         self._count(expired_trash=len(hours))
         for edge in hours if self._delete else ():
             try:
-                ctx = self._parts.meta.gate.removal_context(skip_trash=True)
-                while removed := self._engine.write(
-                    lambda tx, edge=edge, ctx=ctx: remove.remove_below(  # type: ignore[misc]  # mypy cannot infer a lambda default
+                gate = self._parts.meta.gate
+                while removed := gate.remove(
+                    lambda tx, ctx, edge=edge: remove.remove_below(  # type: ignore[misc]  # mypy cannot infer a lambda default
                         tx, ctx, edge.inode, limit=_PAGE
-                    )
+                    ),
+                    skip_trash=True,
                 ):
                     self._finish(removed)
                     self._count(trash_entries=len(removed))
+                ctx = gate.context()
                 self._engine.write(
                     lambda tx, edge=edge, ctx=ctx: trash.drop_hour(tx, ctx, edge.name)  # type: ignore[misc]
                 )
@@ -233,21 +231,19 @@ class _Collector:
                 self._fail(f"trash of {edge.name.decode()}", error)
 
     def collect_detached(self) -> None:
-        ctx = self._parts.meta.gate.removal_context(skip_trash=True) if self._delete else None
-
         def act(top: int) -> None:
-            assert ctx is not None
             done = False
             while not done:
-                removed, done = self._engine.write(
-                    lambda tx: remove.remove_detached(tx, ctx, top, limit=_PAGE)
+                removed, done = self._parts.meta.gate.remove(
+                    lambda tx, ctx: remove.remove_detached(tx, ctx, top, limit=_PAGE),
+                    skip_trash=True,
                 )
                 self._finish(removed)
 
         before_s = self._now_s - _DETACHED_S
         self._each(
             "detached_trees",
-            lambda tx, limit: dropping.detached_nodes(tx, before_s, limit=limit),
+            lambda tx, after: dropping.detached_nodes(tx, before_s, after=after, limit=_PAGE),
             act,
         )
 
@@ -255,7 +251,9 @@ class _Collector:
         # Of any age: dropping is safe beside the client that removed the file.
         self._each(
             "deleted_files",
-            lambda tx, limit: [row.inode for row in tx.scan(DeletedFile, limit=limit)],
+            lambda tx, after: [
+                row.inode for row in tx.scan(DeletedFile, after=(after,), limit=_PAGE)
+            ],
             lambda inode: clean_file(self._parts, inode),
         )
 
@@ -267,7 +265,7 @@ class _Collector:
         before_s = self._now_s - self._trash_days * 86_400
         self._each(
             "delayed_rows",
-            lambda tx, limit: compaction.expired_delayed(tx, before_s, limit=limit),
+            lambda tx, after: compaction.expired_delayed(tx, before_s, after=after, limit=_PAGE),
             act,
         )
 
@@ -303,24 +301,18 @@ class _Collector:
     def _each(
         self,
         name: str,
-        find: Callable[[Transaction, int], list[T]],
-        act: Callable[[T], None],
+        find: Callable[[Transaction, int], list[int]],
+        act: Callable[[int], None],
     ) -> None:
-        """Count what ``find`` finds; with ``delete``, ``act`` on it until nothing new is found."""
-        failed: set[T] = set()
-        while True:
-            # Those that failed are found again: look behind them.
-            limit = _PAGE + len(failed) if self._delete else sys.maxsize
-            found = self._engine.read(partial(_found, find, limit))
-            fresh = [one for one in found if one not in failed]
-            self._count(**{name: len(fresh)})
-            if not self._delete or not fresh:
-                return
-            for one in fresh:
+        """Count what ``find`` finds behind an id, page by page; with ``delete``, ``act`` on it."""
+        after = 0
+        while found := self._engine.read(lambda tx: find(tx, after)):  # noqa: B023
+            self._count(**{name: len(found)})
+            after = found[-1]
+            for one in found if self._delete else ():
                 try:
                     act(one)
                 except JuicecacheError as error:
-                    failed.add(one)
                     self._fail(f"{name.replace('_', ' ')}: {one}", error)
 
     def _finish(self, removed: list[Removed]) -> None:
@@ -446,10 +438,6 @@ class _Collector:
     def _fail(self, what: str, reason: object) -> None:
         if len(self.report.errors) < _ERRORS_MAX:
             self.report = replace(self.report, errors=(*self.report.errors, f"{what}: {reason}"))
-
-
-def _found(find: Callable[[Transaction, int], list[T]], limit: int, tx: Transaction) -> list[T]:
-    return find(tx, limit)
 
 
 def listed_objects(parts: Parts) -> Iterator[ObjectInfo]:

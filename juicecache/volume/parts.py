@@ -117,6 +117,7 @@ def build_parts(
     meta: str | Engine,
     options: VolumeOptions,
     wrap_store: Callable[[ObjectStore], ObjectStore] | None = None,
+    ancestor: Parts | None = None,
 ) -> Parts:
     """Open every part of a volume. Starts no thread and makes no request to object storage.
 
@@ -124,6 +125,9 @@ def build_parts(
     ----------
     wrap_store
         Stands between the volume and its object storage, to measure or to disturb.
+    ancestor
+        The parts that the parent of a forked process had. Their tiers survive a fork, with
+        what is known to be sound; slice lists are plain values. All else is made anew.
     """
     engine = open_engine(meta, read_only=options.read_only)
     try:
@@ -134,7 +138,7 @@ def build_parts(
         store = open_store(store_config(setting, options))
         if wrap_store is not None:
             store = wrap_store(store)
-        tiers = build_tiers(options)
+        tiers = build_tiers(options) if ancestor is None else ancestor.tiers
     except JuicecacheError:
         if engine is not meta:
             engine.close()
@@ -148,6 +152,8 @@ def build_parts(
         heartbeat_s=options.heartbeat_s,
         owner=(os.getuid(), os.getgid(), _umask()),
     )
+    if ancestor is not None:
+        service.view.inherit(ancestor.meta.view)
     # Blocks on their way up are held in memory, by us and once more by the HTTP client:
     # buffer_size bounds both, as it bounds readahead.
     held = layout.block_bytes * (1 if store.inline else 2)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from juicecache.model.attr import Attr
+from juicecache.volume.loading import load_missing
 from juicecache.volume.parts import Parts
 from juicecache.volume.reader import RangeRead, read_range
 
@@ -93,9 +94,10 @@ class FileReader(io.BufferedIOBase):
         if len(first) == wanted:
             return first
         if wanted - len(first) >= _DIRECT_BYTES and not self._ahead:
-            direct = self._direct(self._pos, wanted - len(first))
+            direct = self._direct(wanted - len(first))
             if direct is not None:
-                return first + direct if first else direct
+                behind = direct.collect()
+                return first + behind if first else behind
         pieces = [first] if first else []
         missing = wanted - len(first)
         while missing:
@@ -126,11 +128,24 @@ class FileReader(io.BufferedIOBase):
         return self._segment[at : at + max(size, io.DEFAULT_BUFFER_SIZE)]
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Fill ``buffer`` as far as the file reaches; returns the number of bytes."""
+        """Fill ``buffer`` as far as the file reaches; returns the number of bytes.
+
+        Large reads of what is cached go straight into it.
+        """
+        self._check_open()
         view = memoryview(buffer).cast("B")
-        content = self.read(view.nbytes)
-        view[: len(content)] = content
-        return len(content)
+        view = view[: max(0, self.size - self._pos)]
+        done = self._copy(view)
+        while done < len(view):
+            rest = view[done:]
+            if len(rest) >= _DIRECT_BYTES and not self._ahead:
+                direct = self._direct(len(rest), rest)
+                if direct is not None:
+                    direct.collect_into()
+                    break
+            self._fill()
+            done += self._copy(rest)
+        return len(view)
 
     def readinto1(self, buffer: WriteableBuffer, /) -> int:
         """Fill ``buffer`` with at most one load."""
@@ -176,16 +191,29 @@ class FileReader(io.BufferedIOBase):
             return self._segment
         return self._segment[at : at + count]
 
-    def _direct(self, start: int, size: int) -> bytes | None:
-        read = RangeRead(self._parts(), self.attr, self.path, start, start + size)
+    def _copy(self, target: memoryview) -> int:
+        """Move on by what the segment has for ``target``, copied into it."""
+        count = min(len(target), self._available())
+        if count:
+            at = self._pos - self._segment_start
+            target[:count] = memoryview(self._segment)[at : at + count]
+            self._pos += count
+        return count
+
+    def _direct(self, size: int, target: memoryview | None = None) -> RangeRead | None:
+        """Return the read of the next bytes, if the tiers have them; move on behind them.
+
+        What they do not have is loaded only for a whole file; else reading ahead shall see it.
+        """
+        start = self._pos
+        read = RangeRead(self._parts(), self.attr, self.path, start, start + size, target)
         read.plan()
-        whole_file = start == 0 and size == self.size
         if not read.take_cached():
-            if not whole_file:
+            if not read.is_whole_file:
                 return None
-            read.begin(whole=True)
+            load_missing(self._parts(), (read,), whole=True)
         self._pos = self._expected = start + size
-        return read.collect()
+        return read
 
     def _fill(self) -> None:
         """Make the segment hold the byte at the position."""
@@ -218,7 +246,10 @@ class FileReader(io.BufferedIOBase):
         read.plan()
         missed = not read.take_cached()
         if missed:
-            read.begin(whole=sequential)
+            if sequential:
+                read.begin()
+            else:
+                load_missing(parts, (read,))
             if sequential and not parts.blocks.inline:
                 self._segment_start, self._segment = start, b""
                 self._extend(parts, step, after=read.stop)

@@ -1,28 +1,25 @@
 """Ranges of files: which blocks they need, loaded together, put end to end.
 
 Laws: what the tiers have is never asked of object storage; a missing object first means
-a stale slice list, so it is read again before anybody hears of it; a small read of a
-block that nobody has read yet fetches its range, the second one the block.
+a stale slice list, so it is read again before anybody hears of it; bytes are copied once,
+from the tier into what the caller gets.
 """
 
 from __future__ import annotations
 
+import io
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 from juicecache.errors import CorruptBlockError, IsDirectoryError, ObjectNotFoundError
-from juicecache.model.attr import Attr
+from juicecache.model.attr import Attr, NodeType
 from juicecache.model.layout import CHUNK_BYTES, BlockKey, BlockSpan, spans
 from juicecache.model.slices import Extent
 from juicecache.volume.blocks import Flight
+from juicecache.volume.loading import Gathering, load_missing
 from juicecache.volume.parts import Parts
 
-_RANGE_SHARE = 4
-"""A read of less than a quarter of a block fetches its range, as the official client does."""
-_WHOLE_BYTES = 128 * 1024
-"""A block up to this size costs about one round trip either way: always load it whole."""
 _PLANNED_MAX = 256
 """Files looked up before their loads begin: look-ups would otherwise compete with answers
 for the interpreter, and a longer list should not keep object storage waiting."""
@@ -34,20 +31,47 @@ compaction replaced, then for the upload of a mount that commits before it uploa
 class RangeRead:
     """Bytes ``[start, stop)`` of one file on their way.
 
-    ``begin`` starts what object storage must deliver, ``collect`` waits and returns.
+    ``begin`` starts what object storage must deliver, ``collect`` waits and returns. Bytes
+    that are one part of one block are handed on as they come from the tier; all others are
+    read straight into one buffer, the caller's or our own.
+
+    Parameters
+    ----------
+    target
+        Where the bytes go: writable, contiguous, of ``stop - start`` bytes, and not to be
+        touched by others until `collect_into` returns.
     """
 
-    __slots__ = ("_parts", "_ranges", "_spans", "_views", "attr", "path", "start", "stop")
+    __slots__ = (
+        "_arriving", "_missing", "_parts", "_space", "_spans", "_target", "_view", "attr", "path",
+        "start", "stop",
+    )  # fmt: skip
 
-    def __init__(self, parts: Parts, attr: Attr, path: str, start: int, stop: int) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        attr: Attr,
+        path: str,
+        start: int,
+        stop: int,
+        target: memoryview | None = None,
+    ) -> None:
         self._parts = parts
         self.attr = attr
         self.path = path
         self.start = start
         self.stop = stop
         self._spans: list[tuple[BlockKey, BlockSpan]] = []
-        self._views: list[memoryview | None] = []
-        self._ranges: dict[int, Flight | Future[bytes]] = {}
+        self._missing: Sequence[int] = ()
+        self._arriving: dict[int, Flight | Future[bytes]] = {}
+        self._view: memoryview | None = None
+        self._target = target
+        self._space: io.BytesIO | None = None
+
+    @property
+    def is_whole_file(self) -> bool:
+        """Whether this reads all of the file."""
+        return self.start == 0 and self.stop == self.attr.length
 
     def plan(self, *, again: bool = False) -> None:
         """Find the blocks, from the remembered slice lists or the database."""
@@ -55,6 +79,9 @@ class RangeRead:
         lists = self._parts.meta.extents(self.path, self.attr, indices, again=again)
         for index, extents in zip(indices, lists, strict=True):
             self._add_spans(index, extents)
+        self._missing = range(len(self._spans))
+        if self._target is not None:
+            self._clear_holes(self._target)
 
     def plan_cached(self) -> bool:
         """Find the blocks without a database; False when memory does not have all slice lists."""
@@ -63,27 +90,43 @@ class RangeRead:
             if extents is None:
                 return False
             self._add_spans(index, extents)
+        self._missing = range(len(self._spans))
         return True
 
     def take_cached(self) -> bool:
         """Read what the tiers have; True when that is everything."""
-        get = self._parts.tiers.get
-        self._views = [get(key, span.start, span.stop) for key, span in self._spans]
-        return None not in self._views
+        tiers = self._parts.tiers
+        if self._is_one_part():
+            key, span = self._spans[0]
+            self._view = tiers.get(key, span.start, span.stop)
+            self._missing = () if self._view is not None else (0,)
+        else:
+            target = self._open_target()
+            self._missing = [
+                number
+                for number, (key, span) in enumerate(self._spans)
+                if not tiers.get_into(key, span.start, span.stop, _part(target, span))
+            ]
+        return not self._missing
 
-    def begin(self, *, whole: bool) -> None:
-        """Start loading what `take_cached` did not find; ``whole`` forbids fetching ranges."""
-        begin_reads(self._parts, (self,), whole=whole)
+    def begin(self) -> None:
+        """Start loading the missing blocks, all at once: for reads of a bounded size."""
+        flights = self._parts.blocks.begin(self._spans[number][0] for number in self._missing)
+        self._arriving.update(zip(self._missing, flights, strict=True))
 
     def missing(self) -> Iterator[tuple[int, BlockKey, BlockSpan]]:
-        """Iterate over what `take_cached` did not find: number, block and part of it."""
-        for number, (key, span) in enumerate(self._spans):
-            if self._views[number] is None:
-                yield number, key, span
+        """Iterate over what no tier had: number, block and part of it."""
+        for number in self._missing:
+            yield (number, *self._spans[number])
+
+    def place(self, number: int, content: memoryview) -> None:
+        """Take the bytes of the missing part ``number``."""
+        self._place(number, content)
+        self._missing = [other for other in self._missing if other != number]
 
     def expect(self, number: int, coming: Flight | Future[bytes]) -> None:
         """Take the missing part ``number`` from a load, or a fetched range, under way."""
-        self._ranges[number] = coming
+        self._arriving[number] = coming
 
     def begin_ahead(self) -> bool:
         """Start loading blocks that no tier has, without reading the others yet.
@@ -91,10 +134,9 @@ class RangeRead:
         Returns False when every block is in a tier: nothing was worth starting.
         """
         tiers = self._parts.tiers
-        self._views = [None] * len(self._spans)
         absent = [number for number, (key, _) in enumerate(self._spans) if not tiers.where(key)]
         flights = self._parts.blocks.begin(self._spans[number][0] for number in absent)
-        self._ranges.update(zip(absent, flights, strict=True))
+        self._arriving.update(zip(absent, flights, strict=True))
         return bool(absent)
 
     def collect(self) -> bytes:
@@ -106,17 +148,33 @@ class RangeRead:
             An object stayed missing after the slice list was read again.
         CorruptBlockError, ObjectError
         """
+        self._settle()
+        if self._view is not None:
+            return _as_bytes(self._view)
+        self._open_target().release()
+        assert self._space is not None
+        return self._space.getvalue()  # its own bytes: nobody holds a view of them any more
+
+    def collect_into(self) -> None:
+        """Wait until all bytes are in the caller's buffer; raises like `collect`."""
+        assert self._space is None, "the buffer is our own"
+        self._settle()
+
+    def _settle(self) -> None:
         try:
-            return self._collect()
+            self._settle_missing()
         except BaseException:
             # What else is on its way would count as loading for ever.
             self.abandon()
             raise
 
-    def _collect(self) -> bytes:
+    def _settle_missing(self) -> None:
         for pause_s in (*_MISSING_PAUSES_S, None):
             try:
-                return self._assemble()
+                for number in self._missing:
+                    self._place(number, self._content(number))
+                self._missing = ()
+                return
             except ObjectNotFoundError as error:
                 self.abandon()
                 if pause_s is None:
@@ -128,10 +186,10 @@ class RangeRead:
                     ) from error
                 time.sleep(pause_s)
                 self.attr = self._parts.meta.attr_of(self.path, self.attr.inode)
-                self._spans, self._ranges = [], {}
+                self._spans, self._arriving, self._view = [], {}, None
                 self.plan(again=True)
                 self.take_cached()
-                self.begin(whole=True)
+                self.begin()
             except CorruptBlockError as error:
                 raise CorruptBlockError(
                     error.name, error.expected, error.found, f"{error.where}, read for {self.path}"
@@ -140,31 +198,40 @@ class RangeRead:
 
     def abandon(self) -> None:
         """Stop caring for what is on its way."""
-        self._parts.blocks.abandon(f for f in self._ranges.values() if isinstance(f, Flight))
-        self._ranges = {}
+        self._parts.blocks.abandon(f for f in self._arriving.values() if isinstance(f, Flight))
+        self._arriving = {}
 
-    def _assemble(self) -> bytes:
-        if len(self._spans) == 1 and self._spans[0][1].stop - self._spans[0][1].start == (
-            self.stop - self.start
-        ):
-            return _as_bytes(self._content(0))
-        pieces: list[memoryview | bytes] = []
+    def _is_one_part(self) -> bool:
+        if self._target is not None or len(self._spans) != 1:
+            return False
+        span = self._spans[0][1]
+        return span.stop - span.start == self.stop - self.start
+
+    def _open_target(self) -> memoryview:
+        """Return where the bytes go; our own buffer is made on first use, all zeros."""
+        if self._target is None:
+            self._space = io.BytesIO(bytes(self.stop - self.start))
+            self._target = self._space.getbuffer()
+        return self._target
+
+    def _clear_holes(self, target: memoryview) -> None:
         at = 0
-        for number, (_, span) in enumerate(self._spans):
+        for _, span in self._spans:
             if span.at > at:
-                pieces.append(bytes(span.at - at))
-            pieces.append(self._content(number))
+                target[at : span.at] = bytes(span.at - at)
             at = span.at + span.stop - span.start
-        if at < self.stop - self.start:
-            pieces.append(bytes(self.stop - self.start - at))
-        return b"".join(pieces)
+        if at < len(target):
+            target[at:] = bytes(len(target) - at)
+
+    def _place(self, number: int, content: memoryview) -> None:
+        if self._is_one_part():
+            self._view = content
+        else:
+            _part(self._open_target(), self._spans[number][1])[:] = content
 
     def _content(self, number: int) -> memoryview:
-        view = self._views[number]
-        if view is not None:
-            return view
         key, span = self._spans[number]
-        flight = self._ranges.pop(number, None)
+        flight = self._arriving.pop(number, None)
         if isinstance(flight, Future):
             return memoryview(flight.result())
         if flight is None:
@@ -185,6 +252,10 @@ class RangeRead:
             self._spans.append((key, span._replace(at=span.at + shift) if shift else span))
 
 
+def _part(target: memoryview, span: BlockSpan) -> memoryview:
+    return target[span.at : span.at + span.stop - span.start]
+
+
 def _chunk_indices(start: int, stop: int) -> range:
     return range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES)) if stop > start else range(0)
 
@@ -197,38 +268,10 @@ def _as_bytes(view: memoryview) -> bytes:
     return bytes(view)
 
 
-def begin_reads(parts: Parts, reads: Sequence[RangeRead], *, whole: bool) -> None:
-    """Start everything that several planned reads miss, each block once.
-
-    A block is fetched in part only where a small part of it is wanted, once, and nobody
-    asked for it before; ``whole`` forbids that.
-    """
-    blocks = parts.blocks
-    missing = [(read, *one) for read in reads for one in read.missing()]
-    wanted = Counter(key for _, _, key, _ in missing)
-    load = []
-    for read, number, key, span in missing:
-        if whole or wanted[key] > 1 or _wants_block(parts, key, span):
-            load.append((read, number, key))
-        else:
-            read.expect(number, blocks.begin_range(key, span.start, span.stop))
-    flights = blocks.begin(key for _, _, key in load)
-    for (read, number, _), flight in zip(load, flights, strict=True):
-        read.expect(number, flight)
-
-
-def _wants_block(parts: Parts, key: BlockKey, span: BlockSpan) -> bool:
-    return (
-        not parts.blocks.ranged
-        or key.length <= _WHOLE_BYTES
-        or (span.stop - span.start) * _RANGE_SHARE >= key.length
-        # Where nothing is kept, the whole block would be thrown away again after each read.
-        or (parts.options.cache_size_bytes > 0 and parts.blocks.touched(key))
-    )
-
-
 def clip(start: int | None, stop: int | None, length: int) -> tuple[int, int]:
     """Return a half-open range inside ``[0, length)`` from the bounds of a Python slice."""
+    if start is None and stop is None:
+        return 0, length
     first, last, _ = slice(start, stop).indices(length)
     return first, max(first, last)
 
@@ -236,9 +279,32 @@ def clip(start: int | None, stop: int | None, length: int) -> tuple[int, int]:
 def file_attr(parts: Parts, path: str) -> Attr:
     """Return the attributes of a file that is to be read; IsDirectoryError for a directory."""
     attr = parts.meta.resolve(path, max_age_s=parts.options.open_cache_s)
-    if attr.is_directory:
+    if attr.type == NodeType.DIRECTORY:
         raise IsDirectoryError(path)
     return attr
+
+
+def lone_part(parts: Parts, attr: Attr, start: int, stop: int) -> tuple[BlockKey, int, int] | None:
+    """Return the one part of one block that ``[start, stop)`` is, from remembered slice lists.
+
+    None where they say otherwise or are not known; then a `RangeRead` finds out. This is its
+    arithmetic for the read that matters most, of a small file or of a small range, without
+    the lists and tuples of the general case: a tenth of what that costs.
+    """
+    index = start // CHUNK_BYTES
+    extents = parts.meta.view.extents(attr, index)
+    if extents is None or len(extents) != 1 or stop <= start:
+        return None
+    pos, slice_id, slice_size, off, length = extents[0]
+    inside = start - index * CHUNK_BYTES - pos
+    size = stop - start
+    if inside < 0 or inside + size > length:
+        return None
+    number, begin = divmod(off + inside, parts.layout.block_bytes)
+    end = begin + size
+    if end > parts.layout.block_bytes:
+        return None
+    return parts.layout.block_key(slice_id, number, slice_size), begin, end
 
 
 def peek_file(parts: Parts, path: str, start: int | None, stop: int | None) -> bytes | None:
@@ -246,7 +312,12 @@ def peek_file(parts: Parts, path: str, start: int | None, stop: int | None) -> b
     attr = parts.meta.cached(path, parts.options.open_cache_s)
     if attr is None or not attr.is_file:
         return None
-    read = RangeRead(parts, attr, path, *clip(start, stop, attr.length))
+    first, last = clip(start, stop, attr.length)
+    part = lone_part(parts, attr, first, last)
+    if part is not None:
+        view = parts.tiers.get(*part)
+        return None if view is None else _as_bytes(view)
+    read = RangeRead(parts, attr, path, first, last)
     if not read.plan_cached() or not read.take_cached():
         return None
     return read.collect()
@@ -262,40 +333,90 @@ def read_range(
     parts: Parts, attr: Attr, path: str, start: int, stop: int, *, whole: bool = False
 ) -> bytes:
     """Return bytes ``[start, stop)`` of an inode; the bounds must lie inside the file."""
+    part = lone_part(parts, attr, start, stop)
+    if part is not None:
+        view = parts.tiers.get(*part)
+        if view is not None:
+            return _as_bytes(view)
     read = RangeRead(parts, attr, path, start, stop)
     read.plan()
-    if not read.take_cached():
-        read.begin(whole=whole)
+    if part is not None or not read.take_cached():
+        load_missing(parts, (read,), whole=whole)
     return read.collect()
+
+
+def read_view(parts: Parts, path: str, start: int | None, stop: int | None) -> memoryview:
+    """Return a range of a file as a read-only view; see `Volume.read_view`."""
+    attr = file_attr(parts, path)
+    first, last = clip(start, stop, attr.length)
+    part = lone_part(parts, attr, first, last)
+    view = None if part is None else parts.tiers.get(*part)
+    if view is None:
+        view = memoryview(read_range(parts, attr, path, first, last))
+    return view
+
+
+def read_into(parts: Parts, path: str, buffer: memoryview, start: int) -> int:
+    """Fill a buffer from ``start`` on as far as the file reaches; see `Volume.read_into`."""
+    attr = file_attr(parts, path)
+    first, last = clip(start, None, attr.length)
+    return read_range_into(parts, attr, path, buffer, first, min(last, first + buffer.nbytes))
+
+
+def read_range_into(
+    parts: Parts, attr: Attr, path: str, buffer: memoryview, start: int, stop: int
+) -> int:
+    """Put bytes ``[start, stop)`` of an inode into the start of ``buffer``; return how many."""
+    target = buffer[: stop - start]
+    part = lone_part(parts, attr, start, stop)
+    if part is not None and parts.tiers.get_into(*part, target):
+        return stop - start
+    read = RangeRead(parts, attr, path, start, stop, target)
+    read.plan()
+    if part is not None or not read.take_cached():
+        load_missing(parts, (read,))
+    read.collect_into()
+    return stop - start
 
 
 def read_many_files(
     parts: Parts, requests: Sequence[tuple[str, int | None, int | None]]
 ) -> list[bytes | Exception]:
-    """Return the outcome of every request, in order; all loads run at the same time."""
+    """Return the outcome of every request, in order; each block is loaded once for all."""
     outcomes: list[bytes | Exception | RangeRead] = []
+    gathering = Gathering(parts)
     for first in range(0, len(requests), _PLANNED_MAX):
-        planned = [_planned(parts, *one) for one in requests[first : first + _PLANNED_MAX]]
-        begin_reads(parts, [one for one in planned if isinstance(one, RangeRead)], whole=False)
-        outcomes += planned
+        for outcome in _planned(parts, requests[first : first + _PLANNED_MAX]):
+            if isinstance(outcome, RangeRead):
+                gathering.add(outcome)
+            outcomes.append(outcome)
+        gathering.begin()
+    gathering.finish()
     results: list[bytes | Exception] = []
     for outcome in outcomes:
-        if not isinstance(outcome, RangeRead):
-            results.append(outcome)
-            continue
         try:
-            results.append(outcome.collect())
+            results.append(outcome.collect() if isinstance(outcome, RangeRead) else outcome)
         except Exception as error:
             results.append(error)
     return results
 
 
-def _planned(parts: Parts, path: str, start: int | None, stop: int | None) -> RangeRead | Exception:
-    try:
-        attr = file_attr(parts, path)
-        read = RangeRead(parts, attr, path, *clip(start, stop, attr.length))
-        read.plan()
-        read.take_cached()
-    except Exception as error:
-        return error
-    return read
+def _planned(
+    parts: Parts, requests: Sequence[tuple[str, int | None, int | None]]
+) -> Iterator[RangeRead | bytes | Exception]:
+    """Iterate over the bytes that are here, the reads that miss something, and what failed."""
+    paths = [path for path, _, _ in requests]
+    attrs = parts.meta.resolve_many(paths, max_age_s=parts.options.open_cache_s)
+    for (path, start, stop), attr in zip(requests, attrs, strict=True):
+        if isinstance(attr, Exception):
+            yield attr
+            continue
+        if attr.is_directory:
+            yield IsDirectoryError(path)
+            continue
+        try:
+            read = RangeRead(parts, attr, path, *clip(start, stop, attr.length))
+            read.plan()
+            yield read.collect() if read.take_cached() else read
+        except Exception as error:
+            yield error

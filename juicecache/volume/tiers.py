@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from juicecache.cache.directory import DirectoryTier
@@ -9,34 +10,60 @@ from juicecache.cache.group import DirectoryGroup
 from juicecache.cache.memory import MemoryTier
 from juicecache.cache.stack import TierStack
 from juicecache.cache.tier import Tier
-from juicecache.config import VolumeOptions
+from juicecache.config import TierOptions, VolumeOptions
+from juicecache.errors import ConfigError
 
 
 def build_tiers(options: VolumeOptions) -> TierStack:
-    """Return the stack that ``cache_dir`` and ``cache_size`` describe; a size of 0 caches nothing.
+    """Return the stack that the options describe, at length or in short.
+
+    Raises
+    ------
+    ConfigError
+        A folder cannot be used, or is named twice.
+    """
+    levels = options.tiers or _at_length(options)
+    folders = [
+        os.path.realpath(os.path.expanduser(name)) for level in levels for name, _ in level.folders
+    ]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise ConfigError(f"the cache folder {folder} is in more than one tier")
+    return TierStack([_build(level, options) for level in levels])
+
+
+def _at_length(options: VolumeOptions) -> tuple[TierOptions, ...]:
+    """Return what ``cache_dir`` and ``cache_size`` mean; a size of 0 caches nothing.
 
     The word ``memory`` among the directories is this process's memory and stands in front.
     Several directories share ``cache_size`` equally and form one tier: a block is in one of them.
     """
     if options.cache_size_bytes == 0:
-        return TierStack(())
-    tiers: list[Tier] = []
-    folders = [name for name in options.cache_dir if name != "memory"]
-    if len(folders) < len(options.cache_dir):
-        tiers.append(MemoryTier(options.memory_size_bytes))
+        return ()
+    levels = []
+    names = [name for name in options.cache_dir if name != "memory"]
+    if len(names) < len(options.cache_dir):
+        levels.append(TierOptions((), options.memory_size_bytes))
+    if names:
+        share_bytes = options.cache_size_bytes // len(names)
+        levels.append(TierOptions(tuple((name, share_bytes) for name in names), 0))
+    return tuple(levels)
+
+
+def _build(level: TierOptions, options: VolumeOptions) -> Tier:
+    ratio = level.free_space_ratio
     directories = [
         DirectoryTier(
-            Path(folder).expanduser(),
-            capacity_bytes=options.cache_size_bytes // len(folders),
-            free_space_ratio=options.free_space_ratio,
+            Path(name).expanduser(),
+            capacity_bytes=size_bytes,
+            capacity_items=options.cache_items,
+            free_space_ratio=options.free_space_ratio if ratio is None else ratio,
             eviction=options.cache_eviction,
             expire_s=options.cache_expire_s,
             verify=options.verify_cache_checksum,
         )
-        for folder in folders
+        for name, size_bytes in level.folders
     ]
-    if len(directories) == 1:
-        tiers += directories
-    elif directories:
-        tiers.append(DirectoryGroup(directories))
-    return TierStack(tiers)
+    if not directories:
+        return MemoryTier(level.memory_bytes)
+    return directories[0] if len(directories) == 1 else DirectoryGroup(directories)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from juicecache.config import VolumeOptions, find_volume, mask_url
 from juicecache.errors import (
@@ -30,10 +30,10 @@ from juicecache.meta.rename import RenameMode
 from juicecache.meta.tree import AttrChange
 from juicecache.meta.usage import Summary
 from juicecache.meta.xattr import XattrMode
-from juicecache.model.attr import Attr, NodeType
+from juicecache.model.attr import Attr, NodeType, in_trash
 from juicecache.model.setting import Setting
 from juicecache.objects.store import Buffer, ObjectStore
-from juicecache.volume import cleaning, insight, reader, warm, whole_files
+from juicecache.volume import cleaning, insight, mapping, reader, warm, whole_files
 from juicecache.volume.batch import Batch
 from juicecache.volume.compacting import compact_path
 from juicecache.volume.fsck import FsckReport, check_volume
@@ -41,6 +41,9 @@ from juicecache.volume.gc import GcReport, collect_garbage
 from juicecache.volume.parts import Parts, build_parts
 from juicecache.volume.read_handle import FileReader
 from juicecache.volume.write_handle import FileUpdater, FileWriter
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 
 class Entry(NamedTuple):
@@ -126,7 +129,9 @@ class Volume:
             if self._closed:
                 raise ClosedError(f"{self!r} is closed")
             if self._parts is None or self._parts.pid != os.getpid():
-                self._parts = build_parts(self._meta, self.options, self._wrap_store)
+                self._parts = build_parts(
+                    self._meta, self.options, self._wrap_store, ancestor=self._parts
+                )
             return self._parts
 
     # ------------------------------------------------------------------ the volume
@@ -179,7 +184,7 @@ class Volume:
 
     def forget(self) -> None:
         """Drop what this process remembers of the tree: the next look is at the database."""
-        self.parts().meta.view.forget()
+        self.parts().meta.view.forget_all()
 
     def gc(
         self,
@@ -307,10 +312,12 @@ class Volume:
     ) -> int:
         """Remove a file, or a directory with everything below it; return the number of entries.
 
-        Not atomic: an interrupted removal leaves the rest, and may be repeated.
+        Not atomic: an interrupted removal leaves the rest, and may be repeated. The root, the
+        trash and its hourly directories are emptied and stay.
         """
         meta = self.parts().meta
-        if not meta.resolve(path, follow=False).is_directory:
+        top = meta.resolve(path, follow=False)
+        if not top.is_directory:
             self._after_removal(meta.remove(path, skip_trash=skip_trash))
             return 1
         count = 0
@@ -323,7 +330,7 @@ class Volume:
                 progress(count)
             if not removed:
                 break
-        if split_path(path):
+        if split_path(path) and not in_trash(top.inode):
             meta.remove(path, directory=True, skip_trash=skip_trash)
             count += 1
         return count
@@ -393,6 +400,36 @@ class Volume:
             Object storage lacks, damaged or does not deliver a block; names the path.
         """
         return reader.read_file(self.parts(), path, start, stop)
+
+    def read_view(self, path: str, start: int | None = None, stop: int | None = None) -> memoryview:
+        """Return bytes ``[start, stop)`` of a file as a read-only view; raises like `read_file`.
+
+        Not copied where a memory tier has them in one block. The view stays valid whatever is
+        evicted or changed meanwhile, and may keep a whole block alive as long as it lives.
+        """
+        return reader.read_view(self.parts(), path, start, stop)
+
+    def read_into(self, path: str, buffer: WriteableBuffer, start: int = 0) -> int:
+        """Fill ``buffer`` from offset ``start`` of a file as far as it reaches; return how much.
+
+        Cached bytes go straight into the buffer, which nobody else may touch meanwhile; after
+        an error it may hold anything. A negative start counts from the end. Raises like
+        `read_file`.
+        """
+        return reader.read_into(self.parts(), path, memoryview(buffer).cast("B"), start)
+
+    def map_file(self, path: str) -> memoryview:
+        """Return a whole file as read-only shared memory, for numpy, torch and the like.
+
+        It is copied once, takes as much memory as the file is long (holes of whole chunks
+        take none), and is freed with the last view of it. Processes forked later share it,
+        not a copy. What happens to the file later does not show. Raises like `read_file`.
+
+        Examples
+        --------
+        >>> array = numpy.frombuffer(volume.map_file("/array"), "float32")  # doctest: +SKIP
+        """
+        return mapping.map_file(self.parts(), path)
 
     def read_files(
         self, requests: Sequence[tuple[str, int | None, int | None]]
@@ -512,6 +549,9 @@ class Volume:
     ) -> FileWriter:
         parts = self.parts()
         parts.meta.gate.check_writable(path)
+        path = join_path(split_path(path))
+        if kind == "a" and batch is not None:
+            batch.check_append(path)
         attr = self._find_file(path)
         hold = parts.meta.presence.open
         end_hold = partial(self._end_hold, parts)
@@ -522,7 +562,7 @@ class Volume:
                 raise EntryNotFoundError(path)
             return FileWriter(
                 self.parts,
-                join_path(split_path(path)),
+                path,
                 exclusive=kind == "x",
                 autocommit=autocommit,
                 batch=batch,

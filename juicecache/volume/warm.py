@@ -30,6 +30,25 @@ class WarmReport:
 
 _ERRORS_MAX = 100
 """Errors kept in a report: enough to see the pattern, bounded for a million files."""
+_SEEN_MAX = 131_072
+"""Blocks remembered as visited, some 30 MB: files that share one (packed ones, copies) are
+mostly near each other, and a block that is visited again only counts as cached."""
+
+
+class _Seen:
+    """The blocks visited last."""
+
+    def __init__(self) -> None:
+        self._keys: dict[BlockKey, None] = {}
+
+    def add(self, key: BlockKey) -> bool:
+        """Note a visit; False for a block that was visited before."""
+        if key in self._keys:
+            return False
+        if len(self._keys) >= _SEEN_MAX:
+            del self._keys[next(iter(self._keys))]
+        self._keys[key] = None
+        return True
 
 
 def warm_paths(
@@ -58,7 +77,7 @@ def _warm(
     evict: bool,
     progress: Callable[[WarmReport], None] | None,
 ) -> WarmReport:
-    report = WarmReport()
+    report, seen = WarmReport(), _Seen()
     for path in paths:
         for file in _files_below(parts, path):
             report = replace(report, files=report.files + 1)
@@ -67,7 +86,7 @@ def _warm(
             except JuicecacheError as error:
                 report = _failed(report, f"{file}: {error}")
                 continue
-            for key in keys:
+            for key in filter(seen.add, keys):
                 report = _visit(parts, key, window, report, check=check, evict=evict)
             if progress is not None:
                 progress(report)

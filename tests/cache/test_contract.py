@@ -8,6 +8,7 @@ from juicecache.cache.directory import DirectoryTier
 from juicecache.cache.group import DirectoryGroup
 from juicecache.cache.memory import MemoryTier
 from juicecache.testing.tier_contract import CAPACITY_BYTES, TierContract
+from juicecache.testing.tier_faults import FaultyTier
 
 
 class TestMemory(TierContract):
@@ -51,3 +52,11 @@ class TestGroup(TierContract):
         group = DirectoryGroup(members)
         yield group
         group.close()
+
+
+class TestFaultyWithoutFaults(TierContract):
+    @pytest.fixture
+    def tier(self):
+        tier = FaultyTier(MemoryTier(CAPACITY_BYTES))
+        yield tier
+        tier.close()

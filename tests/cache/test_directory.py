@@ -16,10 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from juicecache.cache.block_file import LAYOUT
+from juicecache.cache.block_file import LAYOUT as VERSION
 from juicecache.cache.directory import DirectoryTier
 from juicecache.errors import ConfigError
 from juicecache.testing.tier_contract import block
+
+LAYOUT = f"{VERSION}-u{os.geteuid()}"
 
 
 class Clock:
@@ -151,7 +153,8 @@ def keep_mtime(path: Path, at: int) -> None:
         ("full", True, True, True),
     ],
 )
-def test_what_each_mode_checks(tmp_path, verify, first_part, first_whole, later):
+def test_what_each_mode_checks(tmp_path, monkeypatch, verify, first_part, first_whole, later):
+    monkeypatch.setattr("juicecache.cache.checking._MTIME_GRAIN_S", -1)
     tier = open_tier(tmp_path, verify=verify)
 
     def notices(*part: int, read_before: bool) -> bool:

@@ -20,16 +20,23 @@ def size(candidates: list[Candidate]) -> int:
     return sum(candidate.size_bytes for candidate in candidates)
 
 
-@given(CANDIDATES, st.integers(-5, 500), st.sampled_from(["lru", "2-random"]), st.integers())
-def test_victims_free_what_is_needed_and_no_more(candidates, needed, name, seed):
+@given(
+    CANDIDATES,
+    st.integers(-5, 500),
+    st.integers(-1, 20),
+    st.sampled_from(["lru", "2-random"]),
+    st.integers(),
+)
+def test_victims_are_as_many_as_are_needed_and_no_more(candidates, needed, items, name, seed):
     order = eviction_order(name, random.Random(seed))
     assert order is not None
-    victims = order.victims(iter(candidates), needed)
+    victims = order.victims(iter(candidates), needed, items)
     assert len(set(victims)) == len(victims)
     assert set(victims) <= set(candidates)
     assert size(victims) >= min(needed, size(candidates))
+    assert len(victims) >= min(items, len(candidates))
     if victims:
-        assert size(victims[:-1]) < needed
+        assert size(victims[:-1]) < needed or len(victims) <= items
 
 
 @given(CANDIDATES, st.integers(1, 500))

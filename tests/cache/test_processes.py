@@ -14,19 +14,23 @@ from pathlib import Path
 import pytest
 
 import juicecache
-from juicecache.cache.block_file import LAYOUT, charge
+from juicecache.cache.block_file import LAYOUT as VERSION
+from juicecache.cache.block_file import charge, file_bytes
 from juicecache.cache.directory import DirectoryTier
 from juicecache.testing.tier_contract import block
 
+LAYOUT = f"{VERSION}-u{os.geteuid()}"
 CAPACITY_BYTES = 4 << 20
 
 PRELUDE = f"""
-import random, sys
+import os, random, sys
 from juicecache.cache.books import BooksFile
 from juicecache.cache.directory import DirectoryTier
+from juicecache.cache.room import Limits
 from juicecache.cache.space import Space
 from juicecache.testing.tier_contract import block
 path, seed = sys.argv[1], int(sys.argv[2])
+root = f"{{path}}/{LAYOUT}".encode()
 tier = DirectoryTier(
     path, capacity_bytes={CAPACITY_BYTES}, free_space_ratio=0, eviction=sys.argv[3]
 )
@@ -56,20 +60,19 @@ while True:
 """
 
 RESERVE = """
-space = Space(path.encode() + b"/juicecache-v1", 1 << 22, 0, None, 0, lambda: 0)
+space = Space(root, Limits(1 << 22), None, 0, lambda: 0)
 assert space.open_file(b"unfinished", 3 << 20) is not None
 stay()
 """
 
 DIE_WRITING = """
-import os
 import juicecache.cache.directory as module
-module.write_block = lambda fd, content: os.kill(os.getpid(), 9)
+module.write_block = lambda fd, key, content: os.kill(os.getpid(), 9)
 tier.put(*block(1, 500_000))
 """
 
 HOLD_BOOKS = """
-with BooksFile(path.encode() + b"/juicecache-v1/.space").held():
+with BooksFile(root + b"/.space").held():
     stay()
 """
 
@@ -197,9 +200,9 @@ def test_a_block_whose_writer_was_killed_can_be_put_again(tmp_path):
     tier = open_tier(tmp_path)
     with start(DIE_WRITING, tmp_path) as process:
         assert process.wait() == -signal.SIGKILL
-    assert taken(tmp_path) == charge(500_016)  # the reservation, which nobody holds
+    assert taken(tmp_path) == charge(file_bytes(500_000))  # the reservation, which nobody holds
     key, content = block(1, 500_000)
     assert tier.get(key) is None
     assert tier.put(key, content) is True
-    assert tier.stats().used_bytes == taken(tmp_path) == charge(500_016)
+    assert tier.stats().used_bytes == taken(tmp_path) == charge(file_bytes(500_000))
     tier.close()

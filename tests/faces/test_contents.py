@@ -36,6 +36,22 @@ def test_ranges_are_those_of_a_slice(fs, start, end):
     assert fs.cat_ranges(["/file"], start, end) == [CONTENT[start:end]]
 
 
+def test_bytes_without_a_copy_of_them(fs):
+    fs.pipe("/d/file", CONTENT)
+    for path in ("/d/file", "juicecache://volume/d/file"):
+        view = fs.cat_view(path, 5, -5)
+        assert view == CONTENT[5:-5]
+        assert view.readonly
+        buffer = bytearray(20)
+        assert fs.cat_into(path, buffer, 100) == 20
+        assert buffer == CONTENT[100:120]
+        assert fs.cat_into(path, buffer, -3) == 3
+        assert fs.map_file(path) == CONTENT
+    for act in (fs.cat_view, fs.map_file, lambda path: fs.cat_into(path, bytearray(1))):
+        with pytest.raises(FileNotFoundError):
+            act("/none")
+
+
 def test_cat_of_several(fs):
     fs.pipe({"/d/a": b"1", "/d/b": b"2", "/d/e/c": b"3"})
     assert fs.cat(["/d/a"]) == {"/d/a": b"1"}

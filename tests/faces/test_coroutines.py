@@ -147,3 +147,18 @@ def test_warm_reads_use_no_thread_and_no_loop(open_fs):
             coroutine.send(None)
         assert finished.value.value == expected
     assert set(threading.enumerate()) == before
+
+
+def test_bytes_without_a_copy_of_them(afs):
+    async def scene() -> None:
+        await afs._pipe_file("/file", CONTENT)
+        assert await afs._cat_view("/file", 1, 5) == CONTENT[1:5]
+        buffer = bytearray(10)
+        assert await afs._cat_into("/file", buffer, 20) == 10
+        assert buffer == CONTENT[20:30]
+        assert await afs._map_file("/file") == CONTENT
+        async with await afs.open_async("/file") as file:
+            assert await file.readinto(buffer) == 10
+            assert buffer == CONTENT[:10]
+
+    asyncio.run(scene())

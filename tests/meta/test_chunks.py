@@ -27,7 +27,7 @@ from juicecache.meta.rows import Chunk, DirStats, SliceRef
 from juicecache.meta.tree import NewNode
 from juicecache.model.attr import ROOT_INODE, Attr, NodeFlag, NodeType
 from juicecache.model.layout import CHUNK_BYTES
-from juicecache.model.slices import SliceRecord
+from juicecache.model.slices import FILE_BYTES_MAX, SliceRecord
 
 CTX = Context(10**15, 0, 0, 0o022, dir_stats=True, capacity_bytes=0, inodes_max=0)
 FILE = 2
@@ -266,6 +266,28 @@ def test_a_length_is_not_negative(engine):
     with pytest.raises(FileError) as caught:
         cut(engine, -1)
     assert caught.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("length", [FILE_BYTES_MAX + 1, 2**63 - 1, 2**63, 2**70])
+def test_a_file_is_not_longer_than_other_clients_allow(engine, length):
+    with pytest.raises(FileError) as caught:
+        cut(engine, length)
+    assert caught.value.errno == errno.EFBIG
+    with pytest.raises(FileError) as caught:
+        commit(engine, NewSlice(2**31, SliceRecord(0, 5, 1, 0, 1)))
+    assert caught.value.errno == errno.EFBIG
+    assert (rows(engine), refs(engine), attr_of(engine).length) == ({}, {}, 0)
+
+
+def test_the_longest_files_add_up_to_a_number_that_a_row_can_hold(engine):
+    for inode in range(100, 163):
+        new = NewNode(inode, NodeType.FILE, 0o600)
+        name = b"%d" % inode
+        engine.write(lambda tx, n=name, new=new: tree.create(tx, CTX, ROOT_INODE, n, new))
+        engine.write(lambda tx, inode=inode: truncate(tx, CTX, inode, FILE_BYTES_MAX))
+    assert engine.read(usage.totals).used_space == 63 * FILE_BYTES_MAX + 4096
+    with pytest.raises(NoSpaceError, match="more than the format can count"):
+        cut(engine, FILE_BYTES_MAX)
 
 
 def test_a_directory_has_no_content(engine):

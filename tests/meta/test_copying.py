@@ -10,7 +10,6 @@ import pytest
 
 from juicecache.errors import (
     AccessDeniedError,
-    ConflictError,
     EntryExistsError,
     EntryNotFoundError,
     FileError,
@@ -27,7 +26,7 @@ from juicecache.meta.rows import Chunk, DirStats, SliceRef, Xattr
 from juicecache.meta.tree import NewNode
 from juicecache.model.attr import ROOT_INODE, Attr, NodeFlag, NodeType
 from juicecache.model.layout import CHUNK_BYTES
-from juicecache.model.slices import SliceRecord
+from juicecache.model.slices import FILE_BYTES_MAX, SliceRecord
 
 CTX = Context(10**15, 0, 0, 0o022, dir_stats=True, capacity_bytes=0, inodes_max=0)
 SOURCE, TARGET, NEW = 2, 3, 4
@@ -162,11 +161,34 @@ def test_a_copy_respects_the_flags_of_its_target(engine):
         copy(engine, 0, 0, 10)
 
 
-def test_a_copy_of_a_dead_slice_runs_again(engine):
-    engine.write(lambda tx: tx.put(SliceRef(8194, SIZE, 0)))
-    with pytest.raises(ConflictError):
-        engine.attempt(lambda tx: copy_range(tx, CTX, SOURCE, 0, TARGET, 0, 10), writable=True)
-    assert rows(engine, TARGET) == {}
+@pytest.mark.parametrize("row", [None, SliceRef(8194, SIZE, 0), SliceRef(8194, SIZE + 1, 1)])
+@pytest.mark.parametrize("act", [lambda e: copy(e, 0, 0, 10), clone, replace])
+def test_a_copy_of_what_is_not_referenced_fails_at_once_and_says_why(engine, row, act):
+    engine.write(lambda tx: tx.put(row) if row else tx.delete(SliceRef, 8194))
+    with pytest.raises(FileError, match=f"slice 8194 of {SIZE} bytes.*fsck") as caught:
+        act(engine)
+    assert caught.value.errno == errno.EIO
+    assert (rows(engine, TARGET), rows(engine, NEW)) == ({}, {})
+
+
+def test_a_copy_is_a_new_file_in_all_but_content(engine):
+    """No flag keeps it from being removed, and nobody becomes somebody else by running it."""
+    changes = {"flags": int(NodeFlag.IMMUTABLE), "mode": 0o6755, "tier": 2}
+    engine.write(lambda tx: tx.set(Attr, SOURCE, **changes))
+    engine.write(lambda tx: tx.set(Attr, ROOT_INODE, flags=int(NodeFlag.SKIP_TRASH), tier=1))
+    attr = clone(engine)
+    assert (attr.flags, attr.mode, attr.tier) == (NodeFlag.SKIP_TRASH, 0o755, 1)
+    assert attr == attr_of(engine, NEW)
+
+
+def test_a_copy_does_not_make_a_file_too_long(engine):
+    for start in (FILE_BYTES_MAX - 9, 2**63, 2**70):
+        with pytest.raises(FileError) as caught:
+            copy(engine, 0, start, 10)
+        assert caught.value.errno == errno.EFBIG
+    assert copy(engine, 2**63, 0, 10) == 0
+    assert copy(engine, 0, FILE_BYTES_MAX - 10, 10) == 10
+    check_usage(engine)
 
 
 def test_a_clone_has_the_same_content_and_counts_every_record(engine):

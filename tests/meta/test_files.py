@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
-from juicecache.errors import EntryExistsError, IsDirectoryError, NoSpaceError, NotDirectoryError
+from juicecache.errors import (
+    AccessDeniedError,
+    EntryExistsError,
+    FileError,
+    IsDirectoryError,
+    NoSpaceError,
+    NotDirectoryError,
+)
 from juicecache.meta import tree, usage
 from juicecache.meta.chunks import NewSlice, read_chunk
 from juicecache.meta.context import Context
 from juicecache.meta.files import WholeFile, commit_files
 from juicecache.meta.rows import DirStats, SliceRef
 from juicecache.meta.tree import NewNode
-from juicecache.model.attr import ROOT_INODE, NodeType
+from juicecache.model.attr import ROOT_INODE, Attr, NodeFlag, NodeType
 from juicecache.model.layout import CHUNK_BYTES
 from juicecache.model.slices import SliceRecord, visible
 
@@ -69,6 +78,28 @@ def test_an_empty_file_made_empty_again_only_moves_its_times(engine):
     assert (attr.inode, attr.mtime_ns) == (2, 50)
     assert engine.read(lambda tx: tree.getattr(tx, 2)) == attr
     counts(engine)
+
+
+def test_an_empty_file_made_empty_again_gets_a_later_time(engine):
+    old = commit(engine, b"file", 2, mtime_ns=50)
+    assert commit(engine, b"file", 3, mtime_ns=50).mtime_ns == old.mtime_ns + 1
+    assert commit(engine, b"file", 3, mtime_ns=7).mtime_ns == old.mtime_ns + 2
+
+
+@pytest.mark.parametrize("flag", [NodeFlag.IMMUTABLE, NodeFlag.APPEND_ONLY])
+def test_an_empty_file_that_is_frozen_is_not_made_empty(engine, flag):
+    old = commit(engine, b"file", 2)
+    engine.write(lambda tx: tx.set(Attr, 2, flags=int(flag)))
+    with pytest.raises(AccessDeniedError):
+        commit(engine, b"file", 3, mtime_ns=50)
+    assert engine.read(lambda tx: tree.getattr(tx, 2)).mtime_ns == old.mtime_ns
+
+
+def test_a_new_file_is_not_too_long(engine):
+    with pytest.raises(FileError) as caught:
+        commit(engine, b"file", 2, [piece(9, 1, 2**31)])
+    assert caught.value.errno == errno.EFBIG
+    assert engine.read(lambda tx: tree.lookup(tx, ROOT_INODE, b"file")) is None
 
 
 def test_exclusive_refuses_a_name_that_is_taken(engine):

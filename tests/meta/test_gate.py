@@ -7,10 +7,13 @@ import uuid
 
 import pytest
 
-from juicecache.errors import ReadOnlyVolumeError, VolumeFormatError
+from juicecache.errors import ConflictError, ReadOnlyVolumeError, VolumeFormatError
+from juicecache.meta import usage
+from juicecache.meta.context import SessionNeededError, TrashNeededError
 from juicecache.meta.gate import Gate
 from juicecache.meta.presence import Presence
-from juicecache.meta.rows import DirQuota, Session
+from juicecache.meta.rows import DirQuota, DirStats, Edge, Session
+from juicecache.model.attr import TRASH_INODE, Attr
 from juicecache.model.setting import Setting
 
 NOW_NS = 1_700_000_000 * 10**9
@@ -101,22 +104,64 @@ def test_a_context_has_the_owner_and_the_limits(make):
     assert (ctx.trash, ctx.sid) == (0, 0)
 
 
-def test_removals_get_the_trash_directory_of_the_hour(make):
+def wanting_trash(tx, ctx):
+    """A body that moves something into the trash."""
+    if ctx.trash < 0 or tx.get(Attr, ctx.trash) is None:
+        raise TrashNeededError
+    return ctx.trash
+
+
+def hours(engine):
+    return engine.read(lambda tx: list(tx.scan(Edge, TRASH_INODE)))
+
+
+def test_removals_get_the_trash_directory_of_the_hour_once_one_needs_it(engine, make):
     gate = make()
-    first = gate.removal_context()
-    assert first.trash
-    assert gate.removal_context().trash == first.trash
-    assert gate.removal_context(skip_trash=True).trash == 0
+    assert gate.remove(lambda _, ctx: ctx.trash) < 0
+    assert hours(engine) == []
+    first = gate.remove(wanting_trash)
+    assert first > TRASH_INODE
+    assert gate.remove(lambda _, ctx: ctx.trash) == first
+    assert gate.remove(lambda _, ctx: ctx.trash, skip_trash=True) == 0
     gate.clock.now_ns += HOUR_NS
-    assert gate.removal_context().trash not in (0, first.trash)
+    assert gate.remove(wanting_trash) not in (0, first)
+    assert len(hours(engine)) == 2
 
 
-def test_removals_get_a_session_only_while_something_is_open(engine, make):
+def test_an_hour_that_another_client_dropped_is_made_again(engine, make):
     gate = make()
-    assert gate.removal_context().sid == 0
-    gate._presence.open(7)
-    ctx = gate.removal_context()
-    assert ctx.sid == gate._presence.sid != 0
-    assert 7 in ctx.opened
+    first = gate.remove(wanting_trash)
+    (edge,) = hours(engine)
+    engine.write(lambda tx: tx.delete(Attr, first))  # as clients did that took it for a directory
+    assert gate.remove(wanting_trash) == first
+    assert engine.read(usage.totals) == (8192, 2)  # one of them was never counted down
+    for table, key in ((Attr, (first,)), (Edge, (TRASH_INODE, edge.name)), (DirStats, (first,))):
+        engine.write(lambda tx, table=table, key=key: tx.delete(table, *key))
+    second = gate.remove(wanting_trash)
+    assert second > first
+    assert engine.read(lambda tx: tx.get(Attr, second)) is not None
+
+
+def test_what_is_taken_away_again_and_again_is_a_conflict(make):
+    def never(_, ctx):
+        raise TrashNeededError
+
+    with pytest.raises(ConflictError, match="as soon as it is made"):
+        make().remove(never)
+
+
+def test_removals_get_a_session_once_an_open_file_loses_its_last_name(engine, make):
+    gate = make()
+    gate._presence.open(8)
+
+    def body(_, ctx):
+        gate._presence.open(7)  # another thread's, after the transaction began
+        if 7 in ctx.opened and not ctx.sid:
+            raise SessionNeededError
+        return ctx.sid
+
+    assert gate.remove(lambda _, ctx: ctx.sid) == 0
+    assert engine.read(lambda tx: list(tx.scan(Session))) == []
+    assert gate.remove(body) == gate._presence.sid != 0
     gate._presence.end()
     assert engine.read(lambda tx: list(tx.scan(Session))) == []

@@ -105,3 +105,22 @@ def test_the_heartbeat_renews_and_reports_a_session_that_was_lost(engine, clock,
     presence.end()
     assert rows(engine, Session) == []
     assert not any(thread.name == "juicecache-heartbeat" for thread in threading.enumerate())
+
+
+def test_the_heartbeat_survives_what_nobody_expects(engine, clock, caplog):
+    again = threading.Event()
+
+    class Broken(Presence):
+        beats = 0
+
+        def _renew(self, info: bytes) -> None:
+            self.beats += 1
+            if self.beats == 1:
+                raise ValueError("a clock that stands on its head")
+            again.set()
+
+    presence = Broken(engine, 0.01, clock, "1.4.1")
+    presence.ensure_session()
+    assert again.wait(30)
+    presence.end()
+    assert "was not renewed: ValueError('a clock that stands on its head')" in caplog.text

@@ -13,9 +13,15 @@ from juicecache.errors import (
 )
 from juicecache.meta import tree, usage
 from juicecache.meta.chunks import truncate
-from juicecache.meta.context import Context
+from juicecache.meta.context import (
+    TRASH_WANTED,
+    Context,
+    SessionNeededError,
+    TrashNeededError,
+)
 from juicecache.meta.remove import remove_below, rmdir, unlink
 from juicecache.meta.rows import (
+    Counter,
     DeletedFile,
     DirQuota,
     DirStats,
@@ -228,6 +234,85 @@ def test_a_tree_is_removed_in_bounded_steps(volume, limit):
     assert volume.read(lambda tx: list(tx.scan(Edge, 4))) == []
     assert row(volume, Attr, 4).nlink == 2
     take(volume, b"dir", act=rmdir)
+
+
+def chain(engine, depth: int, inode: int = 1000) -> list[int]:
+    """Make directories 1000, 1001, ... one in the other, below /dir."""
+    for at in range(depth):
+        parent = inode + at - 1 if at else 4
+        new = NewNode(inode + at, NodeType.DIRECTORY, 0o777)
+        engine.write(lambda tx, p=parent, new=new: tree.create(tx, CTX, p, b"d", new))
+    return list(range(inode, inode + depth))
+
+
+def test_a_deep_tree_goes_in_as_few_steps_as_a_wide_one(volume):
+    inodes = chain(volume, 50)
+    removed = volume.write(lambda tx: remove_below(tx, CTX, 4, limit=30))
+    assert [one.inode for one in removed] == inodes[:19:-1]
+    removed = volume.write(lambda tx: remove_below(tx, CTX, 4, limit=30))
+    assert [one.inode for one in removed] == inodes[19::-1]
+    assert volume.write(lambda tx: remove_below(tx, CTX, 4, limit=30)) == []
+    assert row(volume, Attr, 4).nlink == 2
+    assert volume.read(lambda tx: [one.inode for one in tx.scan(DirStats)]) == [1, 4, 5]
+
+
+def test_a_deep_tree_goes_flat_into_the_trash_at_once(volume, trash):
+    inodes = chain(volume, 5)
+    ctx = LATER._replace(trash=trash)
+    assert len(volume.write(lambda tx: remove_below(tx, ctx, 4, limit=100))) == 5
+    kept = volume.read(lambda tx: list(tx.scan(Edge, trash)))
+    assert sorted(edge.inode for edge in kept) == inodes
+    assert {row(volume, Attr, inode)[9:] for inode in inodes} == {
+        (2, 4096, 0, trash, 0, 0, 0)  # two links each: nothing is in them any more
+    }
+
+
+def test_a_directory_with_a_second_link_waits_for_the_next_step(volume):
+    chain(volume, 2)
+    for parent, name in ((4, b"one"), (1001, b"two")):
+        volume.write(lambda tx, p=parent, n=name: tree.link(tx, CTX, 2, p, n))
+    steps = []
+    while removed := volume.write(lambda tx: remove_below(tx, CTX, 4, limit=100)):
+        steps.append([one.inode for one in removed])
+    assert steps == [[2], [2, 1001, 1000]]
+    assert row(volume, Attr, 2).nlink == 1
+
+
+def test_the_trash_is_emptied_and_its_hours_stay(volume, trash):
+    other = volume.write(lambda tx: hourly_directory(tx, CTX._replace(now_ns=NOW + 3600 * 10**9)))
+    take(volume, b"file", ctx=LATER._replace(trash=trash))
+    take(volume, b"dir", act=rmdir, ctx=LATER._replace(trash=other))
+    removed = volume.write(lambda tx: remove_below(tx, LATER, TRASH_INODE, limit=1))
+    removed += volume.write(lambda tx: remove_below(tx, LATER, TRASH_INODE, limit=10))
+    assert sorted(one.inode for one in removed) == [2, 4]
+    assert volume.write(lambda tx: remove_below(tx, LATER, TRASH_INODE, limit=10)) == []
+    for hour in (trash, other):
+        assert row(volume, Attr, hour) is not None
+        assert volume.read(lambda tx, hour=hour: list(tx.scan(Edge, hour))) == []
+    take(volume, b"link", ctx=LATER._replace(trash=trash))
+    assert row(volume, Edge, trash, b"1-3-link").inode == 3
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["not made", "dropped"])
+def test_an_entry_never_moves_into_a_directory_that_is_not_there(volume, trash, known):
+    if known:
+        volume.write(lambda tx: tx.delete(Attr, trash))
+    ctx = LATER._replace(trash=trash if known else TRASH_WANTED)
+    with pytest.raises(EntryNotFoundError):
+        take(volume, b"none", ctx=ctx)
+    with pytest.raises(TrashNeededError):
+        take(volume, b"file", ctx=ctx)
+    assert row(volume, Edge, ROOT_INODE, b"file").inode == 2
+    if known:
+        volume.write(lambda tx: hourly_directory(tx, CTX))
+        volume.write(lambda tx: tx.add(Counter, "usedSpace", value=-4096))
+        volume.write(lambda tx: tx.add(Counter, "totalInodes", value=-1))
+
+
+def test_a_file_that_was_opened_meanwhile_asks_for_a_session(volume):
+    with pytest.raises(SessionNeededError):
+        take(volume, b"file", ctx=LATER._replace(opened={2}))
+    assert row(volume, Attr, 2).nlink == 1
 
 
 def test_all_names_of_one_inode_below_a_directory_go(volume):

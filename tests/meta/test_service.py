@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import uuid
 
 import pytest
@@ -139,6 +140,27 @@ def test_a_subdirectory_is_the_root_for_who_asked_for_it(meta, make):
         below.remove("/")
 
 
+@pytest.mark.parametrize("target", [b"/file", b"../../file", b"up/../../../file", b"../a/b/file"])
+def test_no_link_leads_out_of_a_subdirectory(meta, make, target):
+    write(meta, "/file", 3)
+    write(meta, "/a/b/file", 5)
+    meta.make_node("/a/b/up", NodeType.SYMLINK, 0o777, target=b"..")
+    meta.make_node("/a/b/link", NodeType.SYMLINK, 0o777, target=target)
+    meta.make_node("/short", NodeType.SYMLINK, 0o777, target=b"/a/b")
+    assert meta.resolve("/short/up/b/file").length == 5
+    for subdir in ("/a/b", "short"):
+        below = make(subdir=subdir)
+        if target.startswith(b"../a"):
+            with pytest.raises(EntryNotFoundError):
+                below.resolve("/link")
+        else:
+            assert below.resolve("/link").length == 5
+        assert below.resolve("/up").inode == below.resolve("/").inode
+        assert below.resolve_many(["/file", "/up/file"]) == [below.resolve("/file")] * 2
+    write(make(subdir="a"), "/b/up/new")
+    assert meta.resolve("/a/new").is_file
+
+
 def test_a_refused_change_takes_no_number_from_the_database(meta, make, engine):
     write(meta, "/file")
     before = engine.read(lambda tx: list(tx.scan(Counter)))
@@ -182,3 +204,83 @@ def test_removing_below_goes_on_until_nothing_is_left(meta):
     assert meta.children("/d") == []
     with pytest.raises(EntryExistsError):
         meta.make_node("/d", NodeType.DIRECTORY, 0o777)
+
+
+def counting(meta: Meta, monkeypatch) -> list[int]:
+    """Return a list that grows by one with every transaction that only reads."""
+    asked: list[int] = []
+    read = meta.engine.read
+    monkeypatch.setattr(meta.engine, "read", lambda body: (asked.append(1), read(body))[1])
+    return asked
+
+
+def test_many_paths_are_one_transaction(meta, engine, monkeypatch):
+    for number in range(20):
+        write(meta, f"/{number % 3}/{number}", 10 + number)
+    meta.make_node("/link", NodeType.SYMLINK, 0o777, target=b"0/0")
+    meta.resolve("/0/3")
+    paths = [f"/{number % 3}/{number}" for number in range(20)]
+    asked = counting(meta, monkeypatch)
+    found = meta.resolve_many([*paths, "/none", "/link", "/0/0/below", "/a/../b", *paths])
+    assert len(asked) == 1
+    assert [attr.length for attr in found[:20]] == list(range(10, 30))
+    assert found[24:] == found[:20]
+    assert isinstance(found[20], EntryNotFoundError)
+    assert found[20].filename == "/none"
+    assert found[21] == found[0]
+    assert isinstance(found[22], NotDirectoryError)
+    assert isinstance(found[23], InvalidNameError)
+    engine.close()  # the slice lists came along
+    assert [meta.extents("", attr, [0])[0][0].length for attr in found[:20]] == list(range(10, 30))
+
+
+@pytest.mark.parametrize("head", ["/d/", "/", "/link/", "d/", "/d//"])
+def test_who_looks_for_one_file_after_another_soon_knows_all(meta, monkeypatch, head):
+    names = [f"{number:04d}" for number in range(500)]
+    meta.make_node("/d", NodeType.DIRECTORY, 0o777)
+    meta.make_node("/link", NodeType.SYMLINK, 0o777, target=b"d")
+    for name in names:
+        write(meta, f"/d/{name}" if "d" in head or "l" in head else f"/{name}", int(name) + 1)
+    asked = counting(meta, monkeypatch)
+    for name in random.Random(1).sample(names, 500):
+        attr = meta.resolve(head + name)
+        assert meta.extents(head + name, attr, [0])[0][0].length == attr.length == int(name) + 1
+    assert len(asked) <= 12
+
+
+def test_where_everything_changes_all_the_time_nothing_is_read_in_pages(meta, engine, monkeypatch):
+    for number in range(50):
+        write(meta, f"/d/{number}")
+    listed = []
+    original = Meta._look_up
+    monkeypatch.setattr(
+        Meta, "_look_up", lambda self, snapshot, path: (
+            original(self, snapshot, path), listed.append(len(snapshot.attrs))
+        )[0],
+    )  # fmt: skip
+    for number in range(50):
+        meta.resolve(f"/d/{number}")
+        engine.write(lambda tx: tx.add(Counter, "nextInode", value=1))
+    assert listed == [1] * 50
+
+
+def test_pages_of_a_directory_are_only_valid_until_something_changes(meta):
+    for number in range(100):
+        write(meta, f"/d/{number:03d}", 10)
+    for number in range(50):
+        meta.resolve(f"/d/{number:03d}")
+    write(meta, "/d/060", 11)
+    meta.remove("/d/061")
+    assert meta.resolve("/d/060").length == 11
+    with pytest.raises(EntryNotFoundError):
+        meta.resolve("/d/061")
+
+
+def test_links_in_a_page_still_lead_somewhere(meta):
+    for number in range(50):
+        write(meta, f"/d/{number:03d}", 10)
+        meta.make_node(f"/d/{number:03d}-link", NodeType.SYMLINK, 0o777, target=b"%03d" % number)
+    for number in range(50):
+        assert meta.resolve(f"/d/{number:03d}").is_file
+        assert meta.resolve(f"/d/{number:03d}-link").is_file
+        assert meta.resolve(f"/d/{number:03d}-link", follow=False).type == NodeType.SYMLINK

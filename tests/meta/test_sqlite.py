@@ -413,8 +413,8 @@ def denying(monkeypatch, engine, operation: str):
         is_commit = action == sqlite3.SQLITE_TRANSACTION and name == operation
         return sqlite3.SQLITE_DENY if is_commit else sqlite3.SQLITE_OK
 
-    def connect_denied(self):
-        connection = connect(self)
+    def connect_denied(self, *, frozen):
+        connection = connect(self, frozen=frozen)
         connection.set_authorizer(refuse)
         return connection
 
@@ -442,8 +442,8 @@ def test_a_commit_without_a_clear_answer_is_not_repeated(engine, monkeypatch):
 def test_a_full_disk_is_reported_and_nothing_is_written(engine, monkeypatch):
     connect = DatabaseFile.connect
 
-    def small(self):
-        connection = connect(self)
+    def small(self, *, frozen):
+        connection = connect(self, frozen=frozen)
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages}")
         return connection
@@ -536,6 +536,124 @@ def test_a_file_or_folder_without_write_permission_is_read(shared, in_use, folde
     found = in_another_user(look_around, shared / "meta.db")
     raw.close()
     assert found == [True, "{}", ["x"], True]
+
+
+def read_when_told(path, commands, answers) -> None:
+    """Read at every line; say when the read has begun, and wait for a line in its middle."""
+    engine, stamps = SqliteEngine(path), []
+
+    def body(tx):
+        before = tx.get(Counter, "n")
+        print("inside", file=answers, flush=True)
+        commands.readline()
+        return before and before.value, sum(1 for _ in tx.scan(Edge, 7))
+
+    while commands.readline():
+        value, entries = engine.read(body)
+        stamps.append(engine.stamp())
+        held = engine.stamp() == stamps[-1]
+        print(json.dumps([value, entries, len(set(stamps)), held]), file=answers, flush=True)
+
+
+@pytest.fixture
+def reader(shared):
+    """A process of another user, who can write neither file nor folder.
+
+    Called with what happens in the middle of its read, it returns what it read (a counter
+    and the number of entries), how many stamps it saw so far, and if the last one held.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("only root can start processes of another user")
+    shared.chmod(0o755)
+    (shared / "meta.db").chmod(0o644)
+    (input_, told), (answered, output) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(told)
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            with open(input_) as commands, open(output, "w", closefd=False) as answers:
+                read_when_told(shared / "meta.db", commands, answers)
+        except BaseException:
+            os.write(output, traceback.format_exc().encode())
+        finally:
+            os._exit(0)
+    os.close(input_)
+    os.close(output)
+
+    def look(meanwhile=lambda: None):
+        os.write(told, b"\n")
+        while (line := answers.readline()) == "inside\n":
+            meanwhile()
+            meanwhile = bool  # once
+            os.write(told, b"\n")
+        return json.loads(line)
+
+    with open(answered) as answers:
+        yield look
+        os.close(told)
+    os.waitpid(child, 0)
+
+
+def add_entries(path: Path, value: int, entries: int) -> None:
+    """Commit as a client that comes and goes; the last to go moves the log into the file."""
+    raw = sqlite3.connect(path, isolation_level=None)
+    raw.execute("BEGIN")
+    raw.execute("INSERT OR REPLACE INTO jfs_counter VALUES ('n', ?)", (value,))
+    raw.executemany(
+        "INSERT INTO jfs_edge (parent, name, inode, type) VALUES (7, ?, 1, 1)",
+        [(b"%d-%d" % (value, at),) for at in range(entries)],
+    )
+    raw.execute("COMMIT")
+    raw.close()
+
+
+def test_a_reader_who_cannot_lock_sees_what_comes_later(reader, shared):
+    path = shared / "meta.db"
+    assert reader() == [None, 0, 1, True]
+    assert reader() == [None, 0, 1, True]
+    add_entries(path, 1, 5000)
+    assert reader() == [1, 5000, 2, True]
+    writer = SqliteEngine(path)  # one that stays: its log lets others lock
+    writer.write(lambda tx: tx.put(Counter("n", 2)))
+    assert reader() == [2, 5000, 3, True]
+    writer.write(lambda tx: tx.put(Counter("n", 3)))
+    assert reader() == [3, 5000, 4, True]
+    writer.close()
+
+
+def test_a_change_below_a_reader_who_cannot_lock_makes_it_read_again(reader, shared):
+    path = shared / "meta.db"
+    assert reader(lambda: add_entries(path, 1, 5000)) == [1, 5000, 1, True]
+    assert not path.with_name("meta.db-wal").exists()
+    writers = []
+
+    def write_and_stay():
+        writers.append(SqliteEngine(path))
+        writers[0].write(lambda tx: tx.put(Counter("n", 2)))
+
+    assert reader(write_and_stay)[:2] == [2, 5000]
+    writers[0].close()
+    add_entries(path, 3, 1)
+    assert reader()[:2] == [3, 5001]
+
+
+def test_a_reader_who_cannot_lock_gives_up_on_a_file_that_never_rests(shared):
+    busy = DatabaseFile(shared / "meta.db", read_only=True)
+    busy._lockless = True
+    engine = SqliteEngine(shared / "meta.db", read_only=True)
+    engine._connections._file = busy
+    runs = []
+
+    def body(tx):
+        runs.append(os.utime(shared / "meta.db"))
+
+    with pytest.raises(EngineUnavailableError, match="changes all the time"):
+        engine.read(body)
+    assert len(runs) == 10
+    engine.close()
 
 
 def test_a_reader_by_choice_sees_what_others_write(engine):

@@ -24,6 +24,7 @@ from juicecache.meta.tree import SYMLINKS_MAX, AttrChange, NewNode
 from juicecache.model.attr import (
     RESERVED_ROOT_NAMES,
     ROOT_INODE,
+    TIME_NS_MAX,
     TRASH_INODE,
     Attr,
     NodeFlag,
@@ -331,6 +332,28 @@ def test_attributes_are_changed_and_ctime_moves(engine):
     assert {name: getattr(attr, name) for name in wanted} == wanted
     assert attr.ctime_ns == NOW + 9
     assert change(engine, 2, CTX._replace(now_ns=NOW + 20), **wanted) == attr
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"mtime_ns": 2**70},
+        {"mtime_ns": 2**63 - 1},
+        {"atime_ns": -(2**70)},
+        {"uid": 2**32},
+        {"gid": -1},
+        {"mode": -1},
+        {"flags": 256},
+    ],
+)
+def test_attributes_that_the_format_cannot_hold_are_refused(engine, wanted):
+    attr = add(engine, ROOT_INODE, b"f", 2)
+    with pytest.raises(FileError) as caught:
+        change(engine, 2, **wanted)
+    assert caught.value.errno == errno.EINVAL
+    assert attr_of(engine, 2) == attr
+    assert change(engine, 2, mtime_ns=TIME_NS_MAX).mtime_ns == TIME_NS_MAX
+    assert attr_of(engine, 2).mtime_ns == TIME_NS_MAX
 
 
 def test_only_permission_bits_are_kept(engine):

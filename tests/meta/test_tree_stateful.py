@@ -1,11 +1,14 @@
 """Random operations on the tree, on every engine, against dictionaries.
 
 After each step every path is what the model says, and the rows agree among themselves:
-totals and usage rows with a recount, link counts with entries, types of entries with nodes.
+totals and usage rows with a recount, link counts with entries, types of entries with nodes,
+references with slice records.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -16,18 +19,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from juicecache.errors import FileError, NotDirectoryError
 from juicecache.meta import tree, usage
-from juicecache.meta.chunks import truncate
+from juicecache.meta.chunks import NewSlice, truncate
 from juicecache.meta.context import Context
 from juicecache.meta.engine import Engine, Transaction
 from juicecache.meta.engines.memory import MemoryEngine
 from juicecache.meta.engines.sqlite import SqliteEngine
+from juicecache.meta.files import WholeFile, commit_files
 from juicecache.meta.remove import remove_below, rmdir, unlink
 from juicecache.meta.rename import RenameMode, rename
-from juicecache.meta.rows import DeletedFile, DirStats, Edge, Symlink, Xattr
+from juicecache.meta.rows import Chunk, DeletedFile, DirStats, Edge, SliceRef, Symlink, Xattr
 from juicecache.meta.trash import hourly_directory
 from juicecache.meta.tree import AttrChange, NewNode
 from juicecache.meta.xattr import list_xattr, set_xattr
 from juicecache.model.attr import ROOT_INODE, TRASH_INODE, Attr, NodeType, in_trash
+from juicecache.model.slices import SliceRecord, refs_of
 from juicecache.testing.tree_model import Names, Node, TreeModel
 
 CTX = Context(10**18, 0, 0, 0o022, dir_stats=True, capacity_bytes=0, inodes_max=0)
@@ -55,6 +60,7 @@ class Tree(RuleBasedStateMachine):
         self.engine.prepare()
         self.model = TreeModel()
         self.last_inode = ROOT_INODE
+        self.last_slice = 0
         self.ctx = CTX
 
     def teardown(self) -> None:
@@ -172,6 +178,61 @@ class Tree(RuleBasedStateMachine):
             self.engine.write(lambda tx: truncate(tx, self.ctx, node.inode, length))
             node.length = length
 
+    @rule(
+        files=st.lists(
+            st.tuples(places, st.integers(0, 20_000), st.sampled_from([False, False, True])),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    def commit_files(self, files):
+        """Give paths contents that lie end to end in one slice, in one transaction."""
+        self.last_slice += 1
+        size = sum(length for _, length, _ in files)
+        start = 0
+        whole = []
+        for place, length, exclusive in files:
+            self.last_inode += 1
+            record = SliceRecord(0, self.last_slice, size, start, length)
+            slices = [NewSlice(0, record)] if length else []
+            whole.append(WholeFile(self.path(place), self.last_inode, slices, exclusive))
+            start += length
+        wanted = self._model_commit(whole)
+        found = self.engine.write(lambda tx: commit_files(tx, self.ctx, whole, CTX.now_ns))
+        assert [one.errno if isinstance(one, FileError) else None for one in found] == wanted
+
+    def _model_commit(self, files: list[WholeFile]) -> list[int | None]:
+        """Model them all as of before; of several contents for one file the last one counts."""
+        outcomes: list[int | None] = []
+        last: dict[Node | Names, WholeFile] = {}
+        for file in reversed(files):
+            try:
+                last.setdefault(self._target(file), file)
+                outcomes.append(None)
+            except OSError as error:
+                outcomes.append(error.errno)
+        for target, file in last.items():
+            length = file.slices[0].record.length if file.slices else 0
+            if isinstance(target, Node):
+                target.length = length
+            else:
+                self.model.create(target, Node(file.inode, length=length, mode=0o644))
+        return outcomes[::-1]
+
+    def _target(self, file: WholeFile) -> Node | Names:
+        """Return the file that gets new content, or the path where it is new."""
+        there = self.model._entries(file.names[:-1]).get(file.names[-1])
+        if there is None:
+            return file.names
+        reason = (
+            (file.exclusive and errno.EEXIST)
+            or (there.target and errno.ENOENT)
+            or (there.is_directory and errno.EISDIR)
+        )
+        if reason:
+            raise OSError(reason, os.strerror(reason))
+        return there
+
     @rule(path=places, mode=st.integers(0, 0o777), text=st.binary(max_size=3))
     def change(self, path, mode, text):
         path = self.path(path)
@@ -288,6 +349,14 @@ class Tree(RuleBasedStateMachine):
             assert {row.inode for row in rows} <= inodes
         doomed = self.engine.read(lambda tx: list(tx.scan(DeletedFile)))
         assert not {row.inode for row in doomed} & inodes
+
+    @invariant()
+    def every_record_of_a_slice_is_a_reference(self):
+        counted: Counter[tuple[int, int]] = Counter()
+        for chunk in self.engine.read(lambda tx: list(tx.scan(Chunk))):
+            counted.update(refs_of(chunk.slices))
+        stored = self.engine.read(lambda tx: list(tx.scan(SliceRef)))
+        assert {(row.slice_id, row.size): row.refs for row in stored} == counted
 
 
 class SqliteTree(Tree):

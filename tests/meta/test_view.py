@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from juicecache.meta import view as view_module
+from juicecache.meta.engine import Listed
 from juicecache.meta.rows import Counter
 from juicecache.meta.view import View
 from juicecache.model.attr import Attr, NodeType
@@ -86,3 +87,31 @@ def test_threads_may_fill_it_at_the_same_time(engine, monkeypatch):
         thread.join()
     assert errors == []
     assert len(view._extents) <= 8 + 4
+
+
+def test_a_page_that_is_too_much_is_left_out(engine, monkeypatch):
+    monkeypatch.setattr(view_module, "_ATTRS_MAX", 3)
+    snapshot = View(engine).fresh(0)
+    snapshot.keep("/d/x", FILE)
+    snapshot.keep_page("/d/", [Listed(b"%d" % number, FILE, b"") for number in range(3)])
+    assert list(snapshot.attrs) == ["/d/x"]
+    snapshot.keep_page("/d/", [Listed(b"%d" % number, FILE, b"") for number in range(2)])
+    assert list(snapshot.attrs) == ["/d/x", "/d/0", "/d/1"]
+
+
+def test_pages_grow_and_end():
+    paging = view_module.Paging()
+    assert [paging.look() for _ in range(3)] == [0, 0, 64]
+    paging.advance([Listed(b"%03d" % number, FILE, b"") for number in range(64)], 64)
+    assert (paging.after, paging.look()) == (b"063", 128)
+    paging.advance([Listed(b"064", FILE, b"")], 128)
+    assert (paging.after, paging.look()) == (b"064", 0)
+
+
+def test_forgetting_all_takes_the_slice_lists_too(engine):
+    view = View(engine)
+    view.keep_extents(FILE, [0], [EXTENTS])
+    view.forget()
+    assert view.extents(FILE, 0) == EXTENTS
+    view.forget_all()
+    assert view.extents(FILE, 0) is None

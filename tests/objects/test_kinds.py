@@ -79,3 +79,40 @@ def test_other_kinds() -> None:
     assert "the-key" not in repr(found)
     with pytest.raises(ConfigError, match="'ceph'"):
         locate("ceph", "ceph://pool")
+
+
+@pytest.mark.parametrize(
+    ("kind", "bucket"),
+    [
+        ("s3", "https://user:hunter2@"),
+        ("minio", "http://user:hunter2@localhost:9000"),
+        ("minio", "user:hunter2@localhost"),
+    ],
+)
+def test_a_password_in_an_address_is_not_in_the_error(kind, bucket):
+    with pytest.raises(ConfigError) as caught:
+        locate(kind, bucket)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_password_in_an_address_is_shown_nowhere():
+    from juicecache.config import VolumeOptions
+    from juicecache.model.setting import Setting
+    from juicecache.objects.build import StoreConfig, open_store
+
+    bucket = "http://user:hunter2@localhost:9000/b%d"
+    setting = Setting.create(
+        "volume", "6fa1c0de-0000-4000-8000-000000000000", storage="minio", bucket=bucket, shards=2
+    )
+    config = StoreConfig("minio", bucket, shards=2)
+    for text in (
+        repr(setting),
+        setting.to_json(),
+        repr(config),
+        open_store(config).describe(),
+        repr(VolumeOptions.from_options({"bucket": bucket})),
+    ):
+        assert "hunter2" not in text
+    assert "****@localhost:9000/b%d" in setting.to_json()
+    assert "hunter2" in setting.to_json(include_password=True)
+    assert "hunter2" in setting.to_text(lambda: bytes(12))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
@@ -19,6 +20,7 @@ from juicecache.errors import (
     ObjectNotFoundError,
     ObjectUnavailableError,
 )
+from juicecache.objects import s3 as s3_module
 from juicecache.objects.retry import RetryStore
 from juicecache.objects.s3 import S3Options, S3Store
 from juicecache.runtime import loop_thread
@@ -221,6 +223,25 @@ def test_child_of_a_fork_uses_the_store_again(s3: S3Server) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert loop_thread().run(store.get("name")) == b"of the child"
     loop_thread().run(store.aclose())
+
+
+@pytest.mark.service
+def test_clients_that_are_gone_mean_nothing_to_a_fork(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **hook: hooks.append(hook))
+    gc.collect()
+    before = set(s3_module._clients)
+    for _ in range(3):
+        store = S3Store(s3.options(s3.fresh_bucket()))
+        loop_thread().run(store.put("name", b"x"))
+        assert len(set(s3_module._clients) - before) == 1
+        loop_thread().run(store.aclose())
+        del store
+        gc.collect()
+        assert set(s3_module._clients) <= before
+    assert hooks == []
 
 
 @pytest.mark.service

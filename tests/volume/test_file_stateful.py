@@ -1,17 +1,19 @@
 """Files of a volume under random operations, crashes and damaged caches, against bytearrays.
 
 After each step every file has the model's bytes, the totals are those of a recount, and the
-objects of every slice that something points at are there.
+objects of every slice that something points at are there. A batch may stay open meanwhile: what
+it waits to commit is modelled, too.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import permutations
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import pytest
 from hypothesis import settings
@@ -19,7 +21,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from juicecache.config import VolumeOptions
-from juicecache.errors import CommitUnknownError, EngineUnavailableError, MetaError, ObjectError
+from juicecache.errors import (
+    CommitUnknownError,
+    EngineUnavailableError,
+    EntryExistsError,
+    JuicecacheError,
+    MetaError,
+    ObjectError,
+    UnsupportedError,
+)
+from juicecache.meta import engine as engine_module
 from juicecache.meta import usage
 from juicecache.meta.engine import Append, Engine, Put, Transaction
 from juicecache.meta.engines.memory import MemoryEngine
@@ -29,12 +40,16 @@ from juicecache.model.layout import CHUNK_BYTES
 from juicecache.model.slices import refs_of
 from juicecache.testing.faults import FaultyStore
 from juicecache.testing.file_model import FileModel
+from juicecache.volume import pack as pack_module
+from juicecache.volume.batch import Batch
 from juicecache.volume.formatting import format_volume
 from juicecache.volume.volume import Volume
 
 T = TypeVar("T")
 
 BLOCK = 64 * 1024
+PACK_FILES = 2
+"""Files of one pack: a batch has several, and commits some of them early."""
 PATHS = ("/one", "/two", "/d/three", "/d/e/four")
 SPARSE = "/sparse"
 WINDOW = 2 * BLOCK
@@ -44,12 +59,30 @@ paths = st.sampled_from(PATHS)
 offsets = st.builds(
     lambda block, shift: max(0, block * BLOCK + shift), st.integers(0, 3), st.integers(-3, 3)
 )
-sizes = st.one_of(st.integers(0, 40), st.sampled_from([BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 9]))
-contents = st.builds(
-    lambda seed, size: (seed * (size // len(seed) + 1))[:size],
-    st.binary(min_size=1, max_size=7),
-    sizes,
+small_sizes = st.one_of(st.integers(0, 40), st.sampled_from([BLOCK // 4 - 1, BLOCK // 4]))
+large_sizes = st.sampled_from([BLOCK // 4 + 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 9])
+
+
+def texts(sizes: st.SearchStrategy[int]) -> st.SearchStrategy[bytes]:
+    return st.builds(
+        lambda seed, size: (seed * (size // len(seed) + 1))[:size],
+        st.binary(min_size=1, max_size=7),
+        sizes,
+    )
+
+
+contents = texts(st.one_of(small_sizes, large_sizes))
+small_contents = texts(small_sizes)
+batch_files = st.lists(
+    st.tuples(
+        paths,
+        st.one_of(small_contents, small_contents, contents),
+        st.sampled_from([False, False, False, True]),
+    ),
+    min_size=1,
+    max_size=5,
 )
+batch_faults = st.sampled_from(["", "", "", "", "refuse", "lose_reply", "put"])
 near = st.integers(-WINDOW, WINDOW - 40)
 examples = {"memory": 0, "sqlite": 0}
 steps = {"memory": 0, "sqlite": 0}
@@ -84,6 +117,37 @@ class Faults:
         return result
 
 
+class Pending(NamedTuple):
+    """What a batch is to commit for a path.
+
+    Attributes
+    ----------
+    body, start
+        The model of an existing file that is appended to, and where.
+    """
+
+    content: bytes
+    exclusive: bool = False
+    body: bytearray | None = None
+    start: int = 0
+
+    def apply(self, before: bytes) -> bytes:
+        """Return the content of a file that had the content ``before``."""
+        if self.body is None:
+            return self.content
+        if not self.content:
+            return before
+        head = before[: self.start]
+        return b"".join(
+            (
+                head,
+                bytes(self.start - len(head)),
+                self.content,
+                before[self.start + len(self.content) :],
+            )
+        )
+
+
 class FaultyMemory(Faults, MemoryEngine):
     """The engine in memory, with faults."""
 
@@ -109,18 +173,30 @@ class Files(RuleBasedStateMachine):
         format_volume(self.engine, "files", bucket=bucket, block_size_kib=64, trash_days=0)
         self.model = FileModel()
         self.volumes: list[Volume] = []
+        self.batches: list[Batch] = []
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(pack_module, "FILES_MAX", PACK_FILES)
+        # Nobody else is here to lose a race to: what conflicts once conflicts always.
+        self.patch.setattr(engine_module, "ATTEMPTS_MAX", 2)
         self._start()
         self.sparse = bytearray(2 * WINDOW)
         self.volume.write_file(SPARSE, b"")
         self.volume.truncate(SPARSE, CHUNK_BYTES + WINDOW)
 
     def teardown(self) -> None:
+        self.patch.undo()
+        for batch in self.batches:
+            batch.discard()
         for volume in self.volumes:
             volume.close()
         self.engine.close()
         shutil.rmtree(self.folder)
 
     def _start(self) -> None:
+        self.batch: Batch | None = None
+        self.deferred = False
+        self.batch_faults: set[str] = set()
+        self.pending: dict[str, list[Pending]] = {}
         options = VolumeOptions.from_options(
             {
                 "cache_dir": f"memory:{self.folder}/cache",
@@ -163,8 +239,7 @@ class Files(RuleBasedStateMachine):
     @rule(several=st.lists(st.tuples(paths, contents), max_size=4))
     def write_files(self, several):
         assert self.volume.write_files(several) == [None] * len(several)
-        for path, content in several:
-            self.model.replace(path, content)
+        self._happen({path: Pending(content) for path, content in several})
 
     @rule(path=paths, pieces=st.lists(contents, max_size=3), flushed=st.booleans())
     def write_anew(self, path, pieces, flushed):
@@ -382,8 +457,223 @@ class Files(RuleBasedStateMachine):
 
     @rule()
     def reopen(self):
+        if self.batch is not None:
+            self.batch.discard()
         self.volume.close()
         self._start()
+
+    # ------------------------------------------------------------------ batches
+
+    has_batch = precondition(lambda self: self.batch is not None)
+
+    @precondition(lambda self: self.batch is None)
+    @rule(deferred=st.booleans())
+    def begin_batch(self, deferred):
+        self.batch, self.deferred = self.volume.batch(deferred=deferred), deferred
+        self.batches.append(self.batch)
+        self.pending, self.batch_faults = {}, set()
+
+    @has_batch
+    @rule(
+        several=st.lists(
+            st.tuples(paths, small_contents, st.sampled_from([False, False, True])), max_size=5
+        )
+    )
+    def write_in_batch(self, several):
+        for path, content, exclusive in several:
+            self.batch.write(path, content, exclusive=exclusive)
+            self.pending.setdefault(path, []).append(Pending(content, exclusive))
+            self._look_for_early_commits()
+
+    @has_batch
+    @rule(path=paths, pieces=st.lists(contents, max_size=3), mode=st.sampled_from(["wb", "xb"]))
+    def write_handle_in_batch(self, path, pieces, mode):
+        if mode == "xb" and path in self.model.files:
+            with pytest.raises(FileExistsError):
+                self.volume.open(path, mode, batch=self.batch)
+            return
+        with self.volume.open(path, mode, batch=self.batch) as file:
+            for piece in pieces:
+                file.write(piece)
+        one = Pending(b"".join(pieces), mode == "xb")
+        self.pending.setdefault(path, []).append(one)
+        self._look_for_early_commits()
+
+    @has_batch
+    @rule(path=paths, content=contents)
+    def append_in_batch(self, path, content):
+        body = self.model.files.get(path)
+        try:
+            file = self.volume.open(path, "ab", batch=self.batch)
+        except UnsupportedError:
+            assert path in self.pending
+            return
+        file.write(content)
+        file.close()
+        one = Pending(content, body=body, start=len(body or b""))
+        self.pending.setdefault(path, []).append(one)
+        self._look_for_early_commits()
+
+    @has_batch
+    @rule(fault=st.sampled_from(["", "", "refuse", "lose_reply"]))
+    def hold_batch(self, fault):
+        with self._fault(fault):
+            self.batch._on_time()
+        self._look_for_early_commits()
+
+    @has_batch
+    @rule(fault=batch_faults, number=st.integers(1, 2))
+    def commit_batch(self, fault, number):
+        batch = self._end_batch()
+        with self._fault(fault, number), suppress(JuicecacheError):
+            batch.commit()
+        committed = {}
+        for path, several in self.pending.items():
+            failure = batch.outcomes[path]
+            if failure is None:
+                committed[path] = several[-1]
+            elif isinstance(failure, CommitUnknownError):
+                assert self.batch_faults
+                self._accept_any(path)
+            else:
+                self._check_failure(failure, path, several[-1])
+        self._happen(committed)
+
+    @precondition(lambda self: self.batch is None)
+    @rule(
+        deferred=st.sampled_from([True, True, False]),
+        first=batch_files,
+        second=batch_files,
+        hold_fault=st.sampled_from([None, "", "", "refuse", "lose_reply"]),
+        change=st.sampled_from(["", "gc", "compact", "unlink", "rename", "append"]),
+        fault=batch_faults,
+    )
+    def whole_batch(self, deferred, first, second, hold_fault, change, fault):
+        """Do at once what the rules above seldom do in a row."""
+        self.begin_batch(deferred=deferred)
+        for several in (first, second):
+            for path, content, exclusive in several:
+                if self.batch.accepts(len(content)):
+                    self.write_in_batch(several=[(path, content, exclusive)])
+                else:
+                    mode = "xb" if exclusive else "wb"
+                    self.write_handle_in_batch(path=path, pieces=[content], mode=mode)
+            if several is first and hold_fault is not None:
+                self.hold_batch(fault=hold_fault)
+            if several is first and change:
+                self._change_under_a_batch(change, path=first[0][0])
+        self.commit_batch(fault=fault, number=1)
+
+    def _change_under_a_batch(self, change: str, path: str) -> None:
+        if change == "gc":
+            self.collect_garbage(merge=True)
+        elif change == "compact":
+            self.compact()
+        elif change == "append":
+            self.append_in_batch(path=path, content=b"behind")
+        elif change == "unlink":
+            self.unlink(path=path)
+        else:
+            self.rename(source=path, onto=PATHS[0])
+
+    @has_batch
+    @rule()
+    def discard_batch(self):
+        self._end_batch().discard()
+
+    @has_batch
+    @rule()
+    def crash_with_a_batch(self):
+        self._start()
+
+    def _end_batch(self) -> Batch:
+        batch, self.batch = self.batch, None
+        assert batch is not None
+        return batch
+
+    @contextmanager
+    def _fault(self, kind: str, number: int = 1) -> Iterator[None]:
+        """Let something go wrong with the batch, if it comes to that."""
+        self.batch_faults |= {kind} - {""}
+        self.engine.refuse, self.engine.lose_reply = kind == "refuse", kind == "lose_reply"
+        if kind == "put":
+            self.store.fail("put", [self.store.calls["put"] + number])
+        yield
+        self.engine.refuse = self.engine.lose_reply = False
+        self.store.fail("put", ())
+
+    def _check_failure(self, failure: Exception, path: str, last: Pending) -> None:
+        """Check that what was not committed had a reason; the invariants see that it is not."""
+        if isinstance(failure, EntryExistsError):
+            assert last.exclusive
+            assert path in self.model.files
+        else:
+            assert self.batch_faults, failure
+
+    def _look_for_early_commits(self) -> None:
+        """Model what a batch committed before its end; a deferred one must not."""
+        if self.deferred:
+            return
+        for path in list(self.pending):
+            self._accept_any(path)
+            if path not in self.batch._latest:
+                del self.pending[path]
+
+    def _accept_any(self, path: str) -> None:
+        """Model a file as it is, if a batch may have made it so, under this name or another."""
+        if not self.volume.exists(path):
+            return
+        found, body = self.volume.read_file(path), self.model.files.get(path)
+        names = [name for name, other in self.model.files.items() if other is body]
+        waiting = [one for name in {path, *names} for one in self.pending.get(name, ())]
+        if body is None or found != body:
+            assert found in {one.apply(bytes(body or b"")) for one in waiting}
+            self.model.replace(path, found)
+
+    def _happen(self, committed: dict[str, Pending]) -> None:
+        """Model what was committed; of one file under several names any may be the last."""
+        groups: dict[int, tuple[bytearray, list[Pending]]] = {}
+        for path, one in committed.items():
+            body = one.body
+            if body is None:
+                body = self.model.files.setdefault(path, bytearray())
+            groups.setdefault(id(body), (body, []))[1].append(one)
+        for body, several in groups.values():
+            possible = {self._in_order(bytes(body), order) for order in permutations(several)}
+            names = [path for path, other in self.model.files.items() if other is body]
+            if len(possible) > 1 and names:
+                found = self.volume.read_file(names[0])
+                assert found in possible
+                possible = {found}
+            body[:] = possible.pop()
+
+    @staticmethod
+    def _in_order(content: bytes, order: tuple[Pending, ...]) -> bytes:
+        for one in order:
+            content = one.apply(content)
+        return content
+
+    # ------------------------------------------------------------------ upkeep
+
+    @rule(merge=st.booleans())
+    def collect_garbage(self, merge):
+        if self.batch is not None:
+            self.batch._on_time()  # so that all that is stored is referenced
+            self._look_for_early_commits()
+        assert self.volume.gc(delete=True, compact=merge, min_age_s=0).errors == ()
+        self._settle()
+        layout = self.volume.parts().layout
+        needed = {
+            key.name
+            for row in self.engine.read(lambda tx: list(tx.scan(SliceRef)))
+            for key in layout.block_keys(row.slice_id, row.size)
+        }
+        stored = (self.folder / "objects" / "files" / "chunks").rglob("*_*_*")
+        assert {file.name for file in stored} == needed
+
+    @rule()
+    def compact(self):
+        self.volume.compact("/")
 
     # ------------------------------------------------------------------ caches
 

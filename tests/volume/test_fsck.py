@@ -9,8 +9,10 @@ import pytest
 
 from juicecache.errors import EntryNotFoundError, ReadOnlyVolumeError
 from juicecache.meta.rows import Counter, DirStats, Edge, SliceRef
+from juicecache.meta.service import Meta
 from juicecache.model.attr import ROOT_INODE, Attr, NodeType
 from juicecache.testing.oracle import sums_wrong
+from juicecache.volume import fsck
 from juicecache.volume.formatting import format_volume
 from juicecache.volume.volume import Volume, open_volume
 
@@ -136,6 +138,46 @@ def test_an_entry_without_an_inode_is_found(volume: Volume) -> None:
     write(volume, lambda tx: tx.put(Edge(ROOT_INODE, b"ghost", 70_000, NodeType.FILE)))
     report = volume.fsck(repair=True)
     assert (report.ok, report.sums) == (False, ["/: entry 'ghost' leads to no inode"])
+
+
+def test_an_entry_of_a_directory_that_is_gone_is_found(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsck, "_EDGES_PAGE", 2)
+    for number in range(3):
+        write(volume, lambda tx, at=number: tx.put(Edge(77, b"%d" % at, 5, NodeType.FILE)))
+    assert volume.fsck().sums == [
+        f"inode 77 is gone and has an entry '{number}' of inode 5" for number in range(3)
+    ]
+
+
+def test_a_directory_that_goes_meanwhile_is_left_out(volume: Volume) -> None:
+    gone = []
+
+    def progress(_: object) -> None:
+        if not gone:  # "/" was checked, and names what is below it
+            gone.append(volume.remove_tree("/b", skip_trash=True))
+
+    report = volume.fsck(progress=progress)
+    assert gone
+    assert report.ok, report
+
+
+def test_a_directory_that_goes_while_it_is_checked_is_left_out(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = Meta.children
+
+    def vanishing(meta: Meta, path: str):
+        found = children(meta, path)
+        if path == "/b":
+            volume.remove_tree("/b", skip_trash=True)
+        return found
+
+    monkeypatch.setattr(Meta, "children", vanishing)
+    report = volume.fsck()
+    assert report.ok, report
+    assert report.directories == 4  # /, /a, /a/deep and the trash
 
 
 def test_what_cannot_be_checked_or_repaired_says_so(volume: Volume) -> None:

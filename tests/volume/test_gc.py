@@ -222,6 +222,21 @@ def test_what_fails_is_reported_and_done_the_next_time(volume: Volume) -> None:
     assert volume.gc(delete=True).to_dict()["errors"] == ()
 
 
+@pytest.mark.parametrize("delete", [False, True])
+def test_rows_are_counted_and_done_a_page_at_a_time(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch, delete: bool
+) -> None:
+    monkeypatch.setattr(gc, "_PAGE", 2)
+    rows = [DeletedFile(inode, 0, 1) for inode in range(100, 105)]
+    engine(volume).write(lambda tx: [tx.put(row) for row in rows])
+    pages = []
+    clean = gc.clean_file
+    monkeypatch.setattr(gc, "clean_file", lambda *args: (pages.append(args[1]), clean(*args)))
+    assert volume.gc(delete=delete).deleted_files == 5
+    assert pages == (list(range(100, 105)) if delete else [])
+    assert len(scan(volume, DeletedFile)) == (0 if delete else 5)
+
+
 def test_dead_slices_are_pending_until_removed(volume: Volume) -> None:
     leak(volume, 5000, 10)
     engine(volume).write(lambda tx: tx.put(SliceRef(5000, 10, 0)))

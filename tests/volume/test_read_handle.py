@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -167,3 +168,27 @@ def test_an_unfinished_handle_does_not_keep_a_volume_from_closing(site, body):
     file = volume.open("/file")
     volume.close()
     file.close()
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("looped", [False, True])
+def test_readinto_fills_what_it_gets(site, content, warm, looped):
+    """Small and large buffers in turn, within and across segments, to the end."""
+    body = content(20 * site.block + 11)
+    site.open(cache_size=0).write_file("/file", body)
+    volume = site.open(looped=looped)
+    if warm:
+        volume.read_file("/file")
+    found = b""
+    sizes = itertools.cycle([10, 300_000, 1, 70_000, 400_000])
+    with volume.open("/file") as file:
+        for size in sizes:
+            buffer = bytearray(b"?" * size)
+            count = file.readinto(buffer)
+            assert buffer[count:] == b"?" * (size - count)
+            found += buffer[:count]
+            assert file.tell() == len(found)
+            if count < size:
+                break
+    assert found == body
+    assert volume.parts().blocks.loading_bytes == 0

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from juicecache.errors import CorruptBlockError, ObjectNotFoundError, ObjectUnavailableError
+from juicecache.meta.chunks import NewSlice
+from juicecache.model.slices import SliceRecord
 from juicecache.runtime import loop_thread
 from juicecache.volume import reader
 
@@ -208,3 +211,159 @@ def test_small_reads_stay_small_where_nothing_is_kept(big_site, content):
 )  # fmt: skip
 def test_ranges_are_those_of_python_slices(start, stop, expected):
     assert reader.clip(start, stop, 10) == expected
+
+
+# ---------------------------------------------------------------------- packed files
+
+
+@pytest.fixture
+def packed(big_site, content):
+    """200 files of 10,000 bytes, end to end in one slice of two blocks: {path: content}."""
+    volume = big_site.open(cache_size=0)
+    parts, size, count = volume.parts(), 10_000, 200
+    body = content(size * count)
+    slice_id = parts.meta.new_slice_id()
+    for number, key in enumerate(parts.layout.block_keys(slice_id, len(body))):
+        start = number * parts.layout.block_bytes
+        parts.blocks.upload(key, body[start : start + key.length]).result()
+    files = {}
+    for number in range(count):
+        path, off = f"/packed/{number:03d}", number * size
+        record = SliceRecord(0, slice_id, len(body), off, size)
+        new = NewSlice(0, record, fresh=number == 0)
+        parts.meta.commit_file(path, [new], 5 + number, exclusive=False)
+        files[path] = body[off : off + size]
+    return files
+
+
+@pytest.mark.parametrize("cache_size", ["1GiB", "0"])
+@pytest.mark.parametrize("looped", [False, True])
+def test_packed_files_cost_one_request_a_block(big_site, packed, monkeypatch, looped, cache_size):
+    """Also when files of one block are planned far apart, and nothing is kept."""
+    monkeypatch.setattr(reader, "_PLANNED_MAX", 16)
+    volume = big_site.open(looped=looped, cache_size=cache_size)
+    paths = random.Random(1).sample(sorted(packed), len(packed))
+    found = volume.read_files([(path, None, None) for path in paths])
+    assert found == [packed[path] for path in paths]
+    assert big_site.store(volume).calls["get"] == 2
+    assert volume.parts().blocks.loading_bytes == 0
+
+
+@pytest.mark.parametrize("looped", [False, True])
+def test_reading_packed_files_one_by_one_loads_their_block_once(big_site, packed, looped):
+    volume = big_site.open(looped=looped)
+    for path, body in packed.items():
+        assert volume.read_file(path) == body
+    assert big_site.store(volume).calls["get"] == 2
+    assert volume.stats().blocks.range_gets == 0
+
+
+def test_a_part_of_a_packed_file_is_still_a_range(big_site, packed):
+    volume = big_site.open()
+    assert volume.read_file("/packed/003", 10, 20) == packed["/packed/003"][10:20]
+    assert volume.stats().blocks.range_bytes == 10
+
+
+def test_a_bulk_read_holds_no_more_than_the_buffer(big_site):
+    bodies = {f"/{number}": bytes([number]) * (3 << 20) for number in range(12)}
+    writer = big_site.open(cache_size=0)
+    for path, body in bodies.items():
+        writer.write_file(path, body)
+    volume = big_site.open(looped=True, buffer_size="16MiB")
+    blocks = volume.parts().blocks
+    seen = []
+    begin = blocks.begin
+
+    def watched(keys):
+        flights = begin(keys)
+        seen.append(blocks.loading_bytes)
+        return flights
+
+    blocks.begin = watched
+    assert volume.read_files([(path, None, None) for path in bodies]) == list(bodies.values())
+    assert len(seen) == 36
+    assert max(seen) == 16 << 20
+
+
+def test_a_block_that_is_lost_fails_its_files_and_no_other(big_site, packed, no_pauses):
+    volume = big_site.open(cache_size=0)
+    big_site.object_path(volume, "/packed/199").unlink()
+    found = volume.read_files([(path, None, None) for path in packed])
+    failed = [isinstance(one, ObjectNotFoundError) for one in found]
+    assert failed == [number >= 104 for number in range(200)]
+    assert [one for one in found if isinstance(one, bytes)] == list(packed.values())[:104]
+    assert "/packed/150" in str(found[150])
+    assert volume.parts().blocks.loading_bytes == 0
+
+
+def test_a_warm_up_counts_and_loads_each_shared_block_once(big_site, packed):
+    volume = big_site.open()
+    report = volume.warmup(["/packed"])
+    assert (report.files, report.blocks, report.loaded_blocks) == (200, 2, 2)
+    assert (report.bytes, report.loaded_bytes) == (2_000_000, 2_000_000)
+    assert big_site.store(volume).calls["get"] == 2
+    report = volume.warmup(["/packed", "/packed"])
+    assert (report.files, report.blocks, report.cached_blocks) == (400, 2, 2)
+
+
+# ---------------------------------------------------------------------- the caller's buffer
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize(
+    ("start", "size"), [(0, 300_000), (0, 10), (65_530, 20), (-7, 100), (10**6, 5)]
+)
+def test_bytes_go_into_the_buffer_of_the_caller(site, filled, warm, start, size):
+    volume = site.open()
+    if warm:
+        volume.read_file("/file")
+    buffer = bytearray(b"?" * size)
+    expected = filled[start:][:size]
+    assert volume.read_into("/file", buffer, start) == len(expected)
+    assert buffer == expected + b"?" * (size - len(expected))
+
+
+@pytest.mark.parametrize("start", [0, 1000])
+def test_holes_are_zeros_in_the_buffer_of_the_caller(site, start):
+    volume = site.open()
+    with volume.open("/file", "wb") as file:
+        file.write(b"a" * 5000)
+    volume.truncate("/file", 200_000)
+    with volume.open("/file", "r+b") as file:
+        file.seek(150_000)
+        file.write(b"b" * 10)
+    body = b"a" * 5000 + bytes(145_000) + b"b" * 10 + bytes(49_990)
+    for _ in range(2):
+        buffer = bytearray(b"?" * 200_000)
+        assert volume.read_into("/file", buffer, start) == 200_000 - start
+        assert buffer[: 200_000 - start] == body[start:]
+        assert volume.read_file("/file", start) == body[start:]
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_dir": "memory"}, {"cache_size": 0}])
+def test_a_view_cannot_be_changed_and_outlives_the_cache(site, filled, options):
+    volume = site.open(**options)
+    for _ in range(2):
+        views = [
+            volume.read_view("/file"), volume.read_view("/file", 5, 500),
+            volume.read_view("/file", 5, 5),
+        ]  # fmt: skip
+        assert all(view.readonly for view in views)
+    volume.warmup(["/file"], evict=True)
+    assert views == [filled, filled[5:500], b""]
+
+
+def test_a_large_read_is_the_buffer_that_it_was_read_into(site, filled, monkeypatch):
+    """No copy of what was put together: the tier's bytes are the only ones that move."""
+    volume = site.open()
+    volume.read_file("/file")
+    read = reader.RangeRead(volume.parts(), volume.stat("/file"), "/file", 0, len(filled))
+    read.plan()
+    assert read.take_cached()
+    assert read.collect() == filled
+    tracemalloc.start()
+    try:
+        kept = volume.read_file("/file")
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * len(kept)
+    finally:
+        tracemalloc.stop()

@@ -150,24 +150,6 @@ def test_wrong_credentials_and_buckets_are_told_apart(s3, s3_meta):
         assert not volume.exists("/other")
 
 
-def test_a_failed_format_may_be_repeated(tmp_path):
-    class Refusing(MemoryEngine):
-        refuse = True
-
-        def put_setting(self, text: str) -> None:
-            if self.refuse:
-                raise EngineUnavailableError("not now")
-            super().put_setting(text)
-
-    engine = Refusing()
-    with pytest.raises(EngineUnavailableError):
-        format_volume(engine, "again", bucket=str(tmp_path / "objects"))
-    engine.refuse = False
-    format_volume(engine, "again", bucket=str(tmp_path / "objects"))
-    with Volume(engine, VolumeOptions.from_options({"cache_size": 0})) as volume:
-        volume.write_file("/file", b"x")
-
-
 # ---------------------------------------------------------------------- names and paths
 
 
@@ -429,6 +411,26 @@ def test_a_forked_child_opens_its_own_parts(site, content):
     assert len(names) == 3
 
 
+@pytest.mark.parametrize("tier", ["memory", "folder"])
+def test_a_forked_child_begins_with_the_cache_of_its_parent(site, content, tier):
+    place = tier if tier == "memory" else str(site.folder / tier)
+    volume = site.open(cache_dir=place, memory_size="16MiB")
+    volume.write_file("/file", content(3 * site.block))
+    assert volume.read_file("/file") == content(3 * site.block)
+
+    def act() -> int:
+        assert volume.read_file("/file") == content(3 * site.block)
+        (stats,) = volume.stats().tiers
+        assert (stats.hits, stats.misses, stats.stored) == (3, 0, 0)
+        volume.write_file("/child", content(site.block, 9))
+        volume.close()
+        return 7
+
+    assert in_child(act) == 7
+    assert volume.read_file("/child") == content(site.block, 9)
+    assert volume.read_file("/file", 5, 9) == content(site.block)[5:9]
+
+
 @pytest.mark.parametrize("looped", [False, True])
 def test_open_sees_what_was_closed_before(site, looped):
     one, other = site.open(looped=looped), site.open(looped=looped)
@@ -478,6 +480,27 @@ def test_a_session_is_made_when_an_open_file_may_lose_its_name(site):
         volume.close()
     assert rows(reader, Session) == rows(reader, Sustained) == []
     assert site.block_names() == []
+
+
+def test_the_trash_can_be_emptied_and_works_on(tmp_path):
+    meta = f"sqlite3://{tmp_path}/meta.db"
+    format_volume(meta, "site", bucket=f"{tmp_path}/objects", trash_days=1, remember=False)
+    with open_volume(meta, cache_size="0") as volume:
+        with pytest.raises(FileNotFoundError):
+            volume.unlink("/none")
+        assert volume.list_directory("/.trash") == []
+        for path in ("/a/one", "/a/two", "/three"):
+            volume.write_file(path, b"content")
+        volume.remove_tree("/a")
+        (hour,) = volume.list_directory("/.trash")
+        assert volume.remove_tree(f"/.trash/{hour.name}") == 3
+        assert volume.remove_tree("/.trash") == 0
+        volume.unlink("/three")
+        (hour,) = volume.list_directory("/.trash")
+        (kept,) = volume.list_directory(f"/.trash/{hour.name}")
+        assert volume.read_file(f"/.trash/{hour.name}/{kept.name}") == b"content"
+        assert volume.remove_tree("/.trash") == 1
+        assert volume.fsck(sync_dir_stat=True).ok
 
 
 def test_work_without_open_files_needs_no_session(site):
@@ -537,7 +560,7 @@ def test_warming_loads_checks_and_evicts(site, content):
     report = volume.warmup(["/d"], progress=lambda report: seen.append(report.files))
     assert (report.files, report.blocks, report.loaded_blocks) == (5, 10, 10)
     assert seen == [1, 2, 3, 4, 5, 5]
-    assert volume.warmup(["/d", "/d/1"], check=True).cached_blocks == 12
+    assert volume.warmup(["/d", "/d/1"], check=True).cached_blocks == 10  # each once
     asked = site.store(volume).calls["get"]
     assert volume.read_file("/d/3") == content(2 * site.block, 3)
     assert site.store(volume).calls["get"] == asked

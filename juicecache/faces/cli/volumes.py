@@ -7,7 +7,8 @@ import os
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from juicecache.config import find_volume, mask_url, remember_volume, storage_keys
+from juicecache.addresses import mask_bucket
+from juicecache.config import find_volume, remember_volume, storage_keys
 from juicecache.errors import ConfigError
 from juicecache.faces.cli.arguments import (
     METADATA_ONLY,
@@ -81,7 +82,7 @@ def _configure_format(parser: ArgumentParser) -> None:
 
 def _format(arguments: Namespace, console: Console) -> int:
     """Make a volume, or change the one of this name that is there."""
-    from juicecache.volume.formatting import change_volume, format_volume
+    from juicecache.volume.formatting import absolute_bucket, change_volume, format_volume
     from juicecache.volume.status import stored_setting
 
     meta = arguments.meta if "://" in arguments.meta else find_volume(arguments.meta)
@@ -92,10 +93,8 @@ def _format(arguments: Namespace, console: Console) -> int:
     }
     given = {**storage_keys(), **given}
     setting = stored_setting(meta)
-    storage = given.get("storage", "file") if setting is None else setting.storage
-    if storage.lower() == "file" and "bucket" in given:
-        # Object names are appended to it as they are, by clients in any folder.
-        given["bucket"] = os.path.join(os.path.abspath(given["bucket"]), "")
+    if setting is not None and "bucket" in given:
+        given["bucket"] = absolute_bucket(setting.storage, given["bucket"])
     if setting is None:
         outcome = "formatted"
         if "encrypt_rsa_key" in given:
@@ -112,7 +111,7 @@ def _format(arguments: Namespace, console: Console) -> int:
     if address.password and "META_PASSWORD" not in os.environ:
         console.note("the password of the metadata address is not kept: set META_PASSWORD")
     console.result(
-        {"outcome": outcome, "Setting": _setting_shown(setting)},
+        {"outcome": outcome, "Setting": json.loads(setting.to_json())},
         [
             f"volume {setting.name} {outcome}: {setting.storage} {mask_bucket(setting.bucket)}",
             f"metadata: {address.masked()}",
@@ -147,17 +146,6 @@ def _changes(setting: Setting, name: str, given: dict[str, Any]) -> dict[str, An
     }
 
 
-def mask_bucket(bucket: str) -> str:
-    """Return a bucket's address without a password that a user put into it."""
-    return mask_url(bucket) if "://" in bucket else bucket
-
-
-def _setting_shown(setting: Setting) -> dict[str, Any]:
-    shown: dict[str, Any] = json.loads(setting.to_json())
-    shown["Bucket"] = mask_bucket(setting.bucket)
-    return shown
-
-
 def _status(arguments: Namespace, console: Console) -> int:
     """Print what the official client prints, as JSON in any case."""
     from juicecache.volume.status import live_sessions
@@ -165,7 +153,7 @@ def _status(arguments: Namespace, console: Console) -> int:
     with open_meta(arguments, **METADATA_ONLY) as volume:
         usage = volume.usage()
         status = {
-            "Setting": _setting_shown(volume.setting),
+            "Setting": json.loads(volume.setting.to_json()),
             "Sessions": live_sessions(volume.parts()),
             "Stat": {
                 "UsedSpace": usage.used_bytes,
@@ -192,9 +180,13 @@ def _stats(arguments: Namespace, console: Console) -> int:
     limit = size(usage.capacity_bytes) if usage.capacity_bytes else "no limit"
     lines += [f"used: {size(usage.used_bytes)} of {limit}, {usage.used_inodes} inodes", ""]
     lines += table(
-        ("tier", "used", "of", "blocks"),
-        [(t.where, size(t.used_bytes), size(t.capacity_bytes), str(t.items)) for t in stats.tiers],
+        ("tier", "used", "of", "blocks", "state"),
+        [
+            (t.where, size(t.used_bytes), size(t.capacity_bytes), str(t.items), t.state)
+            for t in stats.tiers
+        ],
     )
+    lines += [f"{t.state}: {t.reason}" for t in stats.tiers if t.reason]
     console.result(value, lines)
     return 0
 

@@ -27,7 +27,17 @@ from juicecache.meta.engine import (
     Transaction,
     Write,
 )
-from juicecache.meta.rows import TABLES, Chunk, Counter, Edge, Row, SliceRef, key_of
+from juicecache.meta.rows import (
+    SETTING,
+    TABLES,
+    Chunk,
+    Counter,
+    Edge,
+    Record,
+    Row,
+    SliceRef,
+    key_of,
+)
 from juicecache.model.attr import Attr
 
 T = TypeVar("T")
@@ -39,7 +49,6 @@ class MemoryEngine(Engine):
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._rows = _Rows()
-        self._setting: str | None = None
         self._commits = 0
         self._closed = False
         survive_fork(self)
@@ -67,13 +76,12 @@ class MemoryEngine(Engine):
 
     def setting(self) -> str | None:
         """Return the text of the setting record; None before `put_setting`."""
-        return self._setting
+        row = self.read(lambda tx: tx.get(Record, SETTING))
+        return None if row is None else row.text
 
     def put_setting(self, text: str) -> None:
         """Replace the setting record."""
-        with self._lock:
-            self._setting = text
-            self._commits += 1
+        self.write(lambda tx: tx.put(Record(SETTING, text)))
 
     def describe(self) -> str:
         """Return ``memory``."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 from juicecache.errors import (
@@ -33,15 +33,18 @@ from juicecache.meta.engine import (
     Append,
     Delete,
     Engine,
+    Found,
     Key,
+    Listed,
     Put,
     RowT,
+    Set,
     Transaction,
     Write,
 )
 from juicecache.meta.engines.sqlite_file import BUSY_TIMEOUT_S, Connections, DatabaseFile
 from juicecache.meta.engines.sqlite_schema import ADDED_COLUMNS, Statements, attr_of
-from juicecache.meta.rows import TABLES, Counter
+from juicecache.meta.rows import SETTING, TABLES, Counter, Record
 from juicecache.model.attr import Attr
 
 T = TypeVar("T")
@@ -49,6 +52,11 @@ T = TypeVar("T")
 _TAKEN = frozenset([sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY])
 _BUSY = frozenset([sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED])
 _DAMAGED = frozenset([sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB])
+
+_JOINS_MAX = 32
+"""Names of a path that one statement follows: SQLite joins at most 64 tables."""
+_RUNS_MAX = 10
+"""Runs of a reader that cannot lock: a writer that stays leaves a log, which ends them."""
 
 
 class _BusyError(ConflictError):
@@ -85,7 +93,7 @@ class SqliteEngine(Engine):
             raise ConfigError(f"table_prefix {table_prefix!r} is not made of A-Z a-z 0-9 _")
         self._file = DatabaseFile(path, read_only=read_only)
         self._sql = Statements(f"jfs_{table_prefix}_" if table_prefix else "jfs_")
-        self._connections = Connections(self._file.connect, self.describe())
+        self._connections = Connections(self._file, self.describe())
         self.read_only = self._file.read_only
         survive_fork(self)
 
@@ -117,8 +125,8 @@ class SqliteEngine(Engine):
             return self._exclusively(lambda connection: self._write(connection, body))
         return self._with_connection(lambda connection: self._read(connection, body))
 
-    def stamp(self) -> tuple[int, int] | None:
-        """Return what changes with every commit of any process, ours included; 4 us."""
+    def stamp(self) -> Hashable | None:
+        """Return what changes with every commit of any process, ours included; 1 us."""
         return self._connections.version()
 
     def prepare(self) -> None:
@@ -142,21 +150,14 @@ class SqliteEngine(Engine):
             connection = cast("_SqliteTransaction", tx).connection
             if not _columns(connection, f"{self._sql.prefix}setting"):
                 return None
-            row = connection.execute(self._sql.setting).fetchone()
-            return None if row is None else cast("str", row[0])
+            row = tx.get(Record, SETTING)
+            return None if row is None else row.text
 
         return self.read(body)
 
     def put_setting(self, text: str) -> None:
         """Write the setting record."""
-        self._refuse_read_only()
-
-        def put(connection: sqlite3.Connection) -> None:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(self._sql.put_setting, (text,))
-            self._commit(connection)
-
-        self.retried(lambda: self._exclusively(put))
+        self.write(lambda tx: tx.put(Record(SETTING, text)))
 
     def describe(self) -> str:
         """Return the address, ``sqlite3://`` and the absolute path."""
@@ -187,17 +188,26 @@ class SqliteEngine(Engine):
             writer.release()
 
     def _with_connection(self, action: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``action``; again where the file changed under a connection without locks."""
         try:
-            connection = self._connections.take()
-            try:
-                result = action(connection)
-            except BaseException:
-                self._connections.give_back(connection, sound=_rolled_back(connection))
-                raise
-            self._connections.give_back(connection, sound=True)
-            return result
+            for _ in range(_RUNS_MAX):
+                connection = self._connections.take()
+                try:
+                    result = action(connection)
+                except BaseException as error:
+                    sound = _rolled_back(connection)
+                    counts = self._connections.give_back(connection, sound=sound)
+                    if counts or not isinstance(error, Exception):
+                        raise
+                    continue
+                if self._connections.give_back(connection, sound=True):
+                    return result
         except sqlite3.Error as error:
             raise self._translated(error) from error
+        raise EngineUnavailableError(
+            f"{self.describe()}: changes all the time, and its directory cannot be written: "
+            "nothing can be locked there"
+        )
 
     def _read(self, connection: sqlite3.Connection, body: Callable[[Transaction], T]) -> T:
         connection.execute("BEGIN")
@@ -236,7 +246,7 @@ class SqliteEngine(Engine):
                 raise ConflictError(f"{type(write).__name__}: {error}") from error
             raise
         if is_required and cursor.rowcount != 1:
-            raise ConflictError(f"the row to change is gone: {write}")
+            raise ConflictError(f"the row to change is gone: {_key_text(write)}")
 
     def _statement(self, write: Write) -> tuple[str, Sequence[Any], bool]:
         """Return the text and parameters of a write, and whether it must find its row."""
@@ -354,8 +364,29 @@ class _SqliteTransaction(Transaction):
         parameters = (parent, after, -1 if limit is None else limit)
         return ((row[0], attr_of(row[1:])) for row in self._scan(self._sql.children, parameters))
 
+    def find(self, names: Sequence[bytes]) -> Found | None:
+        if not 0 < len(names) <= _JOINS_MAX:
+            return super().find(names)
+        row = self.connection.execute(self._sql.find(len(names)), names).fetchone()
+        return None if row is None else Found(attr_of(row[:-1]), row[-1])
+
+    def listing(
+        self, parent: int, *, after: bytes = b"", limit: int | None = None
+    ) -> Iterator[Listed]:
+        parameters = (parent, after, -1 if limit is None else limit)
+        rows = self._scan(self._sql.listing, parameters)
+        return (Listed(row[0], attr_of(row[1:-1]), row[-1]) for row in rows)
+
     def links(self, inode: int) -> dict[int, int]:
         return dict(self.connection.execute(self._sql.links, (inode,)).fetchall())
+
+
+def _key_text(write: Write) -> str:
+    """Return table and key of a write that must find its row, without its values."""
+    if isinstance(write, AddRefs):
+        return f"live slice {write.slice_id} of {write.size} bytes"
+    assert isinstance(write, Set | Add), write
+    return f"{write.table.__name__} {write.key}"
 
 
 def _columns(connection: sqlite3.Connection, table: str) -> frozenset[str]:

@@ -1,7 +1,11 @@
 """The file of a SQLite volume and this process's connections to it.
 
-Law: a connection serves one transaction at a time, belongs to this process, and is closed
-before the process forks (see ``forks``).
+Laws:
+
+* A connection serves one transaction at a time, belongs to this process, and is closed
+  before the process forks (see ``forks``).
+* A connection without locks is used only while the file is the one that it was opened on,
+  and what it read counts only if the file is still the same afterwards.
 """
 
 from __future__ import annotations
@@ -9,10 +13,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Hashable
 from pathlib import Path
+from typing import NamedTuple
 
 from juicecache.errors import ClosedError, EngineUnavailableError, VolumeFormatError
+from juicecache.meta.engines import wal_index
 from juicecache.mounts import network_file_system
 
 BUSY_TIMEOUT_S = 5.0
@@ -21,6 +28,23 @@ _STATEMENTS_MAX = 512
 """More than the distinct statements of an engine, so that none is ever compiled twice."""
 _CACHE_KIB = 16 * 1024
 """Pages kept by a connection: the edges and nodes of a listing of 100,000 entries."""
+_TICK_S = 0.02
+"""The clock of file times stands still for up to 10 ms: a file younger than this may change
+once more without showing it."""
+_LOOKS_MAX = 10
+"""Waits for a file to become older than that: no client can close and reopen it for longer."""
+
+_VERSION = "PRAGMA data_version"
+
+
+class FrozenFile(NamedTuple):
+    """A database that nobody has open for writing, told from itself after any change."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
 
 
 class DatabaseFile:
@@ -38,6 +62,32 @@ class DatabaseFile:
             os.access(self.path, os.W_OK) or not self.path.exists()
         )
         self.read_only = read_only or not writable
+        self._lockless = self.read_only and not os.access(self.path.parent, os.W_OK)
+        self._log = self.path.with_name(self.path.name + "-wal")
+
+    def frozen(self) -> FrozenFile | None:
+        """Return what the file is where it must be read without locks; None where locks work.
+
+        In a directory where no index of the log can be made, SQLite opens a database only on
+        the promise that nobody changes it. A log that is there proves the contrary, and its
+        index lets us take locks. Waits until the file is old enough that every change shows.
+        """
+        if not self._lockless:
+            return None
+        for _ in range(_LOOKS_MAX):
+            try:
+                found = self.path.stat()
+            except OSError:
+                return None  # opening it says what is wrong
+            if self._log.exists():
+                return None
+            age_s = time.time() - found.st_ctime_ns / 1e9
+            if not 0 <= age_s < _TICK_S:
+                break
+            time.sleep(_TICK_S - age_s)
+        return FrozenFile(
+            found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        )
 
     def create(self) -> None:
         """Make an empty file that only its owner may open; one that is there stays as it is.
@@ -58,8 +108,10 @@ class DatabaseFile:
         except OSError as error:
             raise EngineUnavailableError(f"cannot make {self.path}: {error.strerror}") from error
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self, *, frozen: bool) -> sqlite3.Connection:
         """Open a connection in autocommit mode, usable on any thread, one at a time.
+
+        ``frozen`` reads without locks: see `frozen`.
 
         Raises
         ------
@@ -75,7 +127,7 @@ class DatabaseFile:
             )
         if not self.path.exists():
             raise VolumeFormatError(f"there is no metadata database at {self.path}")
-        uri = f"{self.path.as_uri()}?{self._mode()}"
+        uri = f"{self.path.as_uri()}?{self._mode(frozen)}"
         try:
             connection = sqlite3.connect(
                 uri,
@@ -97,18 +149,21 @@ class DatabaseFile:
             raise
         return connection
 
-    def _mode(self) -> str:
+    def _mode(self, frozen: bool) -> str:
         if not self.read_only:
             return "mode=rw"
-        # In a directory where no index of the log can be made, SQLite opens a database only
-        # on the promise that nobody changes it; a log that is there proves the contrary.
-        log = self.path.with_name(self.path.name + "-wal")
-        frozen = not os.access(self.path.parent, os.W_OK) and not log.exists()
         return "mode=ro&immutable=1" if frozen else "mode=ro"
 
 
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
+
+
+class _Opened(NamedTuple):
+    """A connection, and the file that it reads without locks, if it does."""
+
+    connection: sqlite3.Connection
+    frozen: FrozenFile | None
 
 
 class Connections:
@@ -118,11 +173,12 @@ class Connections:
     no transaction runs, and all connections are closed; both processes open new ones.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
-        self._connect = connect
+    def __init__(self, file: DatabaseFile, name: str) -> None:
+        self._file = file
         self._name = name
-        self._idle: list[sqlite3.Connection] = []
+        self._idle: list[_Opened] = []
         self._watch: sqlite3.Connection | None = None
+        self._index: wal_index.WalIndex | None = None
         self._watches = 0
         self._closed = False
         self._reset()
@@ -130,43 +186,65 @@ class Connections:
     def _reset(self) -> None:
         self._free = threading.Condition()
         self._watching = threading.Lock()
-        self._users: dict[sqlite3.Connection | None, int] = {}
+        self._users: dict[sqlite3.Connection, tuple[int, FrozenFile | None]] = {}
         self.writer = threading.Lock()
         """Held by the one thread of this process that writes: SQLite would let them poll."""
 
     def take(self) -> sqlite3.Connection:
         """Return a connection that no one else uses until it is handed back."""
+        frozen = self._file.frozen()
         with self._free:
             if self._closed:
                 raise ClosedError(f"{self._name} is closed")
-            connection = self._idle.pop() if self._idle else self._connect()
-            self._users[connection] = threading.get_ident()
+            connection = None
+            while self._idle and connection is None:
+                idle = self._idle.pop()
+                if idle.frozen == frozen:
+                    connection = idle.connection
+                else:
+                    idle.connection.close()
+            if connection is None:
+                connection = self._file.connect(frozen=frozen is not None)
+            self._users[connection] = threading.get_ident(), frozen
         return connection
 
-    def give_back(self, connection: sqlite3.Connection, *, sound: bool) -> None:
-        """Keep ``connection`` for the next transaction; close it unless ``sound``."""
+    def give_back(self, connection: sqlite3.Connection, *, sound: bool) -> bool:
+        """Keep ``connection`` for the next transaction; close it unless ``sound``.
+
+        Returns whether what was read counts. If not, the file changed under a connection
+        without locks, and the transaction must run again.
+        """
+        now = self._file.frozen()
         with self._free:
-            del self._users[connection]
-            if sound and not self._closed:
-                self._idle.append(connection)
+            _, frozen = self._users.pop(connection)
+            if sound and now == frozen and not self._closed:
+                self._idle.append(_Opened(connection, frozen))
             else:
                 connection.close()
             self._free.notify_all()
+        return now == frozen
 
-    def version(self) -> tuple[int, int] | None:
+    def version(self) -> tuple[Hashable, ...] | None:
         """Return a value that changes with every commit of any other connection of any process.
 
-        The number that SQLite gives is only comparable on one connection, hence its count.
+        It is only comparable while one connection holds the log in place, hence their count.
         """
+        frozen = self._file.frozen()
         with self._watching:
             if self._closed:
                 return None
+            if frozen is not None:
+                return frozen
             try:
                 if self._watch is None:
-                    self._watch = self._connect()
+                    self._watch = self._file.connect(frozen=False)
                     self._watches += 1
-                (number,) = self._watch.execute("PRAGMA data_version").fetchone()
-            except sqlite3.Error:
+                    self._watch.execute(_VERSION).fetchone()  # it now holds the log in place
+                    self._index = wal_index.watch(self._file.path)
+                if self._index is not None:
+                    return self._watches, self._index.header()
+                (number,) = self._watch.execute(_VERSION).fetchone()
+            except (sqlite3.Error, OSError):
                 return None
         return self._watches, number
 
@@ -178,16 +256,19 @@ class Connections:
 
     def _close_idle(self) -> None:
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop().connection.close()
         if self._watch is not None:
             self._watch.close()
             self._watch = None
+        if self._index is not None:
+            wal_index.leave(self._index)
+            self._index = None
 
     def before_fork(self) -> None:
         """Wait for the transactions of other threads, close, and let none begin."""
         self._free.acquire()
         me = threading.get_ident()
-        while any(user != me for user in self._users.values()):
+        while any(user != me for user, _ in self._users.values()):
             self._free.wait()
         self._watching.acquire()
         self._close_idle()

@@ -1,0 +1,140 @@
+"""What reads miss, loaded by block: each block once, cut for all who want a part of it.
+
+Laws: of what is loaded and not cut yet, about ``buffer_size`` bytes exist at a time, however
+much is asked for; a block that fails is the error of the reads that want it, and of no other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeAlias
+
+from juicecache.model.layout import BlockKey, BlockSpan
+from juicecache.volume.blocks import Flight
+from juicecache.volume.parts import Parts
+
+if TYPE_CHECKING:
+    from juicecache.volume.reader import RangeRead
+
+_RANGE_SHARE = 4
+"""A read of less than a quarter of a block fetches its range, as the official client does."""
+_WHOLE_BYTES = 128 * 1024
+"""A block up to this size costs about one round trip either way: always load it whole."""
+_REQUESTS_MAX = 1024
+"""Requests under way for one call: ranges are small, so that bytes alone would not bound them."""
+
+Want: TypeAlias = "tuple[RangeRead, int, BlockSpan]"
+"""A read, and the number and place of the part that it misses."""
+
+
+def wants_block(parts: Parts, read: RangeRead, key: BlockKey, span: BlockSpan) -> bool:
+    """Return whether all of a block is loaded for a read that misses one part of it.
+
+    Where something is kept, a second touch loads the block; so does the first, when a whole
+    file is read that shares its block with others (packed files): who reads one such file
+    will read its neighbours, and one request then brings some forty files of 100 KiB.
+    """
+    if (
+        not parts.blocks.ranged
+        or key.length <= _WHOLE_BYTES
+        or (span.stop - span.start) * _RANGE_SHARE >= key.length
+    ):
+        return True
+    # Where nothing is kept, the whole block would be thrown away again after each read.
+    return parts.options.cache_size_bytes > 0 and (
+        parts.blocks.touched(key) or (read.is_whole_file and read.attr.length < key.length)
+    )
+
+
+class Gathering:
+    """The blocks that several reads miss, on their way in a window.
+
+    ``add`` reads as they are planned and call ``begin`` to keep object storage busy
+    meanwhile; ``finish`` when all are there. Blocks are given up only then, so that reads
+    added late share them.
+    """
+
+    def __init__(self, parts: Parts, *, whole: bool = False) -> None:
+        self._parts = parts
+        self._whole = whole
+        self._waiting: dict[BlockKey, list[Want]] = {}
+        self._queue: deque[BlockKey] = deque()
+        self._window: deque[tuple[BlockKey, Flight | Future[bytes]]] = deque()
+
+    def add(self, read: RangeRead) -> None:
+        """Take over what a read misses."""
+        for number, key, span in read.missing():
+            if key not in self._waiting:
+                self._waiting[key] = []
+                self._queue.append(key)
+            self._waiting[key].append((read, number, span))
+
+    def begin(self) -> None:
+        """Start blocks that are surely wanted whole, as far as the window reaches."""
+        undecided = deque[BlockKey]()
+        while self._queue and self._has_room():
+            key = self._queue.popleft()
+            if self._is_wanted_whole(key):
+                self._load(key)
+            else:
+                undecided.append(key)  # reads that come yet may want it too
+        self._queue.extendleft(reversed(undecided))
+
+    def finish(self) -> None:
+        """Load everything, and place it in the reads; failures wait there for `collect`."""
+        try:
+            while self._queue or self._window:
+                while self._queue and self._has_room():
+                    self._start(self._queue.popleft())
+                self._take(*self._window.popleft())
+        finally:
+            # After an interrupt what is on its way is dropped.
+            self._parts.blocks.abandon(
+                coming for _, coming in self._window if isinstance(coming, Flight)
+            )
+
+    def _has_room(self) -> bool:
+        return not self._window or (
+            len(self._window) < _REQUESTS_MAX
+            and self._parts.blocks.loading_bytes < self._parts.options.buffer_size_bytes
+        )
+
+    def _is_wanted_whole(self, key: BlockKey) -> bool:
+        wants = self._waiting[key]
+        read, _, span = wants[0]
+        return self._whole or len(wants) > 1 or wants_block(self._parts, read, key, span)
+
+    def _start(self, key: BlockKey) -> None:
+        if self._is_wanted_whole(key):
+            self._load(key)
+        else:
+            ((_, _, span),) = self._waiting[key]
+            self._window.append((key, self._parts.blocks.begin_range(key, span.start, span.stop)))
+
+    def _load(self, key: BlockKey) -> None:
+        self._window.append((key, self._parts.blocks.begin((key,))[0]))
+
+    def _take(self, key: BlockKey, coming: Flight | Future[bytes]) -> None:
+        wants = self._waiting.pop(key)
+        try:
+            if isinstance(coming, Flight):
+                body = memoryview(self._parts.blocks.settle(coming))
+                first = 0
+            else:
+                body, first = memoryview(coming.result()), wants[0][2].start
+        except Exception:
+            for read, number, _ in wants:
+                read.expect(number, coming)  # whose failure it meets again
+            return
+        for read, number, span in wants:
+            read.place(number, body[span.start - first : span.stop - first])
+
+
+def load_missing(parts: Parts, reads: Iterable[RangeRead], *, whole: bool = False) -> None:
+    """Load what planned reads miss; ``whole`` forbids fetching ranges."""
+    gathering = Gathering(parts, whole=whole)
+    for read in reads:
+        gathering.add(read)
+    gathering.finish()

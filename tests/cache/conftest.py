@@ -1,0 +1,52 @@
+"""Places with limits, made for one test: only root can."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def memory_disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 1 GiB."""
+    point = tmp_path / "memory"
+    point.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(point)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield point
+    subprocess.run(["umount", "-l", str(point)], check=True)
+
+
+class MemoryCgroup:
+    """A cgroup of this test; ``members`` is the file that takes process ids."""
+
+    def __init__(self, path: Path, limit_name: str) -> None:
+        self._limit = path / limit_name
+        self.members = str(path / "cgroup.procs")
+
+    def limit(self, size_bytes: int) -> None:
+        self._limit.write_text(str(size_bytes))
+
+
+@pytest.fixture
+def memory_cgroup() -> Iterator[MemoryCgroup]:
+    tree = Path("/sys/fs/cgroup")
+    name = f"juicecache-test-{os.getpid()}"
+    for above, limit_name in ((tree / "memory", "memory.limit_in_bytes"), (tree, "memory.max")):
+        path = above / name
+        try:
+            path.mkdir()
+        except OSError:
+            continue
+        try:
+            if (path / limit_name).exists():
+                yield MemoryCgroup(path, limit_name)
+                return
+        finally:
+            path.rmdir()
+    pytest.skip("no cgroup that limits memory can be made here")

@@ -53,6 +53,30 @@ def is_droppable(parts: Parts, removed: Removed) -> bool:
     return not presence.sustain(removed.inode) and presence.release(removed.inode)
 
 
+def after_removal(parts: Parts, removed: Removed) -> None:
+    """Drop the content of an inode that lost a name, if that may go."""
+    _drop_if(parts, removed.inode, lambda: is_droppable(parts, removed))
+
+
+def end_hold(parts: Parts, inode: int) -> None:
+    """Count one open handle less; the last one of a file without a name drops its content."""
+    if parts.meta.presence.close(inode):
+        release(parts, inode)
+
+
+def release(parts: Parts, inode: int) -> None:
+    """Finish a file without a name that only our session kept."""
+    _drop_if(parts, inode, lambda: parts.meta.presence.release(inode))
+
+
+def _drop_if(parts: Parts, inode: int, is_free: Callable[[], bool]) -> None:
+    try:
+        if is_free():
+            clean_later(parts, inode)
+    except JuicecacheError as error:
+        log.warning("removed inode %d is left to the next gc: %s", inode, error)
+
+
 def clean_later(parts: Parts, inode: int) -> None:
     """Drop the content of a removed file in the background.
 

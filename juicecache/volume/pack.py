@@ -20,7 +20,7 @@ from juicecache.model.attr import Attr
 from juicecache.model.layout import CHUNK_BYTES
 from juicecache.model.slices import SliceRecord
 from juicecache.objects.store import Buffer
-from juicecache.volume.cleaning import clean_later, log
+from juicecache.volume.cleaning import release
 from juicecache.volume.compacting import compact_after_commit
 from juicecache.volume.parts import Parts
 from juicecache.volume.writer import SliceWriter, Uploads
@@ -157,7 +157,7 @@ class Pack:
         """Let the file go that kept the slice referenced, and what only it points at."""
         holder, self._holder = self._holder, 0
         if holder:
-            release_hold(self._parts, holder)
+            release(self._parts, holder)
 
 
 class _NoneCommittedError(JuicecacheError):
@@ -166,12 +166,3 @@ class _NoneCommittedError(JuicecacheError):
     def __init__(self, outcomes: list[FileError]) -> None:
         super().__init__(outcomes)
         self.outcomes = outcomes
-
-
-def release_hold(parts: Parts, inode: int) -> None:
-    """Finish a file that only held slices; a failure leaves it to the end of the session."""
-    try:
-        if parts.meta.presence.release(inode):
-            clean_later(parts, inode)
-    except JuicecacheError as error:
-        log.warning("inode %d is left to the end of the session: %s", inode, error)

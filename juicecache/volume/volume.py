@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -19,12 +18,10 @@ from juicecache.errors import (
     ClosedError,
     EntryExistsError,
     EntryNotFoundError,
-    IsDirectoryError,
-    JuicecacheError,
     NotDirectoryError,
 )
 from juicecache.meta.engine import Engine
-from juicecache.meta.paths import join_path, split_path
+from juicecache.meta.paths import split_path
 from juicecache.meta.remove import Removed
 from juicecache.meta.rename import RenameMode
 from juicecache.meta.tree import AttrChange
@@ -38,9 +35,10 @@ from juicecache.volume.batch import Batch
 from juicecache.volume.compacting import compact_path
 from juicecache.volume.fsck import FsckReport, check_volume
 from juicecache.volume.gc import GcReport, collect_garbage
+from juicecache.volume.opening import open_file
 from juicecache.volume.parts import Parts, build_parts
 from juicecache.volume.read_handle import FileReader
-from juicecache.volume.write_handle import FileUpdater, FileWriter
+from juicecache.volume.write_handle import FileWriter
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -531,82 +529,14 @@ class Volume:
         ------
         EntryNotFoundError, EntryExistsError, IsDirectoryError, ReadOnlyVolumeError
         """
-        kind = mode.replace("b", "")
-        if kind == "r":
-            return self._open_reader(path)
-        if kind not in ("w", "x", "a", "r+"):
-            raise ValueError(f"{path}: mode {mode!r} is none of rb, wb, xb, ab, r+b")
-        return self._open_writer(path, kind, mode, autocommit and batch is None, batch)
-
-    def _open_reader(self, path: str) -> FileReader:
-        parts = self.parts()
-        attr = reader.file_attr(parts, path)
-        parts.meta.presence.open(attr.inode)
-        return FileReader(self.parts, path, attr, partial(self._end_hold, parts))
-
-    def _open_writer(
-        self, path: str, kind: str, mode: str, autocommit: bool, batch: Batch | None
-    ) -> FileWriter:
-        parts = self.parts()
-        parts.meta.gate.check_writable(path)
-        path = join_path(split_path(path))
-        if kind == "a" and batch is not None:
-            batch.check_append(path)
-        attr = self._find_file(path)
-        hold = parts.meta.presence.open
-        end_hold = partial(self._end_hold, parts)
-        if kind == "x" and attr is not None:
-            raise EntryExistsError(path)
-        if attr is None or kind == "w":
-            if kind == "r+":
-                raise EntryNotFoundError(path)
-            return FileWriter(
-                self.parts,
-                path,
-                exclusive=kind == "x",
-                autocommit=autocommit,
-                batch=batch,
-                mode=mode,
-                on_open=hold,
-                on_close=end_hold,
-            )
-        hold(attr.inode)
-        if kind == "r+":
-            return FileUpdater(self.parts, path, attr, on_open=hold, on_close=end_hold)
-        return FileWriter(
-            self.parts,
-            path,
-            inode=attr.inode,
-            offset=attr.length,
-            autocommit=autocommit,
-            batch=batch,
-            mode=mode,
-            on_open=hold,
-            on_close=end_hold,
+        return open_file(
+            self.parts, path, mode, autocommit=autocommit, batch=batch, on_close=self._on_close
         )
 
-    def _find_file(self, path: str) -> Attr | None:
-        try:
-            attr = self.parts().meta.resolve(path)
-        except EntryNotFoundError:
-            return None
-        if attr.is_directory:
-            raise IsDirectoryError(path)
-        return attr
-
-    def _end_hold(self, parts: Parts, inode: int) -> None:
-        if parts is not self._parts or parts.pid != os.getpid():
-            return  # the volume was closed before its files, or the handle came by a fork
-        if parts.meta.presence.close(inode):
-            self._drop_if(parts, inode, lambda: parts.meta.presence.release(inode))
+    def _on_close(self, parts: Parts, inode: int) -> None:
+        # Otherwise the volume was closed before its files, or the handle came by a fork.
+        if parts is self._parts and parts.pid == os.getpid():
+            cleaning.end_hold(parts, inode)
 
     def _after_removal(self, removed: Removed) -> None:
-        parts = self.parts()
-        self._drop_if(parts, removed.inode, lambda: cleaning.is_droppable(parts, removed))
-
-    def _drop_if(self, parts: Parts, inode: int, is_free: Callable[[], bool]) -> None:
-        try:
-            if is_free():
-                cleaning.clean_later(parts, inode)
-        except JuicecacheError as error:
-            cleaning.log.warning("removed inode %d is left to the next gc: %s", inode, error)
+        cleaning.after_removal(self.parts(), removed)

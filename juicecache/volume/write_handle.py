@@ -16,8 +16,8 @@ from juicecache.errors import StaleHandleError
 from juicecache.meta.chunks import NewSlice
 from juicecache.model.attr import Attr
 from juicecache.volume.batch import Batch
+from juicecache.volume.cleaning import release
 from juicecache.volume.compacting import compact_after_commit
-from juicecache.volume.pack import release_hold
 from juicecache.volume.parts import Parts
 from juicecache.volume.reader import read_range
 from juicecache.volume.writer import SliceWriter, Uploads
@@ -162,7 +162,7 @@ class FileWriter(io.BufferedIOBase):
         holders, self._holders, self._held_slices = self._holders, [], 0
         if os.getpid() == self._pid:
             for inode in holders:
-                release_hold(self._parts(), inode)
+                release(self._parts(), inode)
 
     def discard(self) -> None:
         """Forget what is not committed, remove its objects, and close. Safe to repeat."""

@@ -16,6 +16,8 @@ from typing import TypeVar
 
 from juicecache.errors import (
     AccessDeniedError,
+    CommitUnknownError,
+    EngineUnavailableError,
     EntryExistsError,
     EntryNotFoundError,
     FileError,
@@ -41,6 +43,7 @@ from juicecache.meta.paths import join_path, split_path
 from juicecache.meta.presence import Presence
 from juicecache.meta.remove import Removed
 from juicecache.meta.rename import RenameMode
+from juicecache.meta.rows import Sustained
 from juicecache.meta.tree import AttrChange, NewNode
 from juicecache.meta.xattr import XattrMode
 from juicecache.model.attr import Attr, NodeType
@@ -303,11 +306,21 @@ class Meta(Lookups):
         -------
         int
             The file without a name that holds them; `Presence.release` ends it.
+
+        Raises
+        ------
+        MetaError
+            Nothing is held, as far as can be known.
         """
         sid = self.presence.ensure_session()
         inode = self._inodes.take()[0]
         ctx = self.gate.context()
-        self.engine.write(lambda tx: holding.hold_slices(tx, ctx, sid, inode, slices))
+        try:
+            self.engine.write(lambda tx: holding.hold_slices(tx, ctx, sid, inode, slices))
+        except CommitUnknownError as error:
+            # The number is ours alone, so its row tells what became of the commit.
+            if self.engine.read(lambda tx: tx.get(Sustained, sid, inode)) is None:
+                raise EngineUnavailableError(f"nothing was held: {error}") from error
         return inode
 
     def copy(self, source: str, target: str) -> None:

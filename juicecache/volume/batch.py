@@ -328,20 +328,19 @@ class Batch:
             if self._ended:
                 return
             self._timer = None
-            try:
-                self._secure()
-            except JuicecacheError as error:
-                log.warning("stored blocks of a batch could not be kept referenced: %s", error)
+            if self._pack is not None and self._pack.has_stored:
+                self._end_pack()
+            if self._deferred:
+                self._hold()
+            while self._waiting and not self._deferred:
+                self._commit_pack(self._waiting.pop(0))
             self._watch()
 
-    def _secure(self) -> None:
-        if self._pack is not None and self._pack.has_stored:
-            self._end_pack()
-        for pack in list(self._waiting):
-            if self._deferred:
-                pack.hold()
-            else:
-                self._waiting.remove(pack)
-                self._commit_pack(pack)
-        for file in self._files:
-            file.hold()
+    def _hold(self) -> None:
+        """Keep all that is stored referenced; what fails is tried again the next time."""
+        held: list[Pack | DeferredFile] = [*self._waiting, *self._files]
+        for one in held:
+            try:
+                one.hold()
+            except JuicecacheError as error:
+                log.warning("stored blocks of a batch could not be kept referenced: %s", error)

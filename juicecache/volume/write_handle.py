@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from juicecache.errors import StaleHandleError
+from juicecache.errors import MetaError, StaleHandleError
 from juicecache.meta.chunks import NewSlice
 from juicecache.model.attr import Attr
 from juicecache.volume.batch import Batch
-from juicecache.volume.cleaning import release
+from juicecache.volume.cleaning import log, release
 from juicecache.volume.compacting import compact_after_commit
 from juicecache.volume.parts import Parts
 from juicecache.volume.reader import read_range
@@ -127,8 +127,12 @@ class FileWriter(io.BufferedIOBase):
         whole = self._inode or len(self._slices) >= _COMMITTED_SLICES_MAX
         if self._autocommit and whole:
             self._commit()
-        else:
+            return
+        try:
             self.hold()
+        except MetaError as error:
+            # The commit looks for blocks that waited for too long, so nothing is lost unseen.
+            log.warning("%s: stored blocks could not be kept referenced: %s", self.path, error)
 
     def flush(self) -> None:
         """Store and commit everything written so far; nothing new means nothing done."""

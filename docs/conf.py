@@ -2,7 +2,7 @@
 
 What the code knows best is taken from the code while the pages are read: the options, the
 commands, the modules. A page says ``<!-- from the code: NAME -->`` where that goes; the texts
-are made in ``from_code.py`` beside this file.
+are made in ``from_code.py`` beside this file. What a page keeps of them is replaced, not doubled.
 """
 
 from __future__ import annotations

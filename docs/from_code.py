@@ -1,5 +1,9 @@
 """Parts of the documentation that are written by the code they describe, as Markdown.
 
+A page says ``<!-- from the code: NAME -->`` where a part goes. Where ``<!-- end: NAME -->``
+follows, the part stands in the page between the two, for readers of the file, and
+``python docs/from_code.py --write`` refreshes it.
+
 Law: nothing here states a default, a flag or a summary; it only lays out what the code states.
 """
 
@@ -7,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from argparse import SUPPRESS, Action, ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
@@ -16,19 +21,33 @@ from juicecache.config import OPTIONS, Option
 from juicecache.faces.cli import main as cli
 from juicecache.faces.cli.arguments import _DEST
 
-_MARK = re.compile(r"^<!-- from the code: ([a-z]+)(?: ([a-z_./]+))? -->$", re.MULTILINE)
+_MARK = re.compile(
+    r"^(<!-- from the code: ([a-z]+)(?: ([a-z_./]+))? -->)$(?:\n(?:.*\n)*?(<!-- end: \2 -->)$)?",
+    re.MULTILINE,
+)
 _PACKAGE = Path(juicecache.__file__).parent
 
 
 def fill(page: str) -> str:
-    """Return a page with each of its marks replaced by what the code says.
+    """Return a page with each of its marks, and what is kept there, replaced by what the code says.
 
     Raises
     ------
     KeyError
         A mark names something that does not exist.
     """
-    return _MARK.sub(lambda mark: _PARTS[mark[1]](mark[2] or ""), page)
+    return _MARK.sub(lambda mark: _PARTS[mark[2]](mark[3] or ""), page)
+
+
+def refresh(page: str) -> str:
+    """Return a page, marks included, in which what is kept between marks is as the code says."""
+
+    def renew(mark: re.Match[str]) -> str:
+        if mark[4] is None:
+            return mark[0]
+        return f"{mark[1]}\n\n{_PARTS[mark[2]](mark[3] or '')}\n\n{mark[4]}"
+
+    return _MARK.sub(renew, page)
 
 
 def option_table(_: str = "") -> str:
@@ -123,3 +142,21 @@ _PARTS: dict[str, Callable[[str], str]] = {
     "commands": command_reference,
     "modules": module_table,
 }
+
+
+def _main(words: list[str]) -> int:
+    """Refresh the pages, or without ``--write`` say which are stale; 1 when there are some."""
+    stale = 0
+    for path in sorted(Path(__file__).parent.glob("*.md")):
+        page = path.read_text("utf-8")
+        fresh = refresh(page)
+        if fresh != page:
+            stale += 1
+            print(path)
+            if "--write" in words:
+                path.write_text(fresh, "utf-8")
+    return int(stale > 0 and "--write" not in words)
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))

@@ -12,12 +12,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from juicecache import errors
     from juicecache.faces.filesystem import JuiceCacheFileSystem
     from juicecache.volume.formatting import format_volume
     from juicecache.volume.volume import Volume, open_volume
 
 __version__ = "0.1.0"
-__all__ = ["JuiceCacheFileSystem", "Volume", "__version__", "format_volume", "open_volume"]
+__all__ = [
+    "JuiceCacheFileSystem",
+    "Volume",
+    "__version__",
+    "errors",
+    "format_volume",
+    "open_volume",
+]
 
 _HOMES = {
     "JuiceCacheFileSystem": "juicecache.faces.filesystem",
@@ -28,10 +36,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'juicecache' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "errors":
+        return import_module("juicecache.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'juicecache' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)
     return value
 

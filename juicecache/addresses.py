@@ -15,10 +15,8 @@ from urllib.parse import parse_qsl, unquote
 from juicecache.errors import ConfigError
 
 VOLUME_SCHEMES = ("juicecache", "jc")
-_FORMS = (
-    "sqlite3:///absolute.db, sqlite3://relative.db, redis://host:6379/1, "
-    "postgres://user@host/database or mysql://user@(host:3306)/database"
-)
+_FORMS = "sqlite3:///absolute.db or sqlite3://relative.db"
+"""What can be served; the other engines' addresses are understood, and refused by the opener."""
 _NETWORK_SCHEMES = ("redis", "rediss", "postgres", "mysql")
 _ANY_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PREFIX = re.compile(r"[A-Za-z0-9_]{1,32}")

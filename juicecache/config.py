@@ -33,6 +33,7 @@ __all__ = [
     "TierOptions",
     "VolumeOptions",
     "collectable_age_s",
+    "default_cache_dir",
     "find_volume",
     "list_volumes",
     "mask_url",
@@ -143,6 +144,13 @@ def _parse_folders(value: object) -> tuple[str, ...]:
         folders = []
     if not folders or not all(isinstance(folder, str) and folder for folder in folders):
         raise ValueError("folders separated by ':', or the word memory")
+    for folder in folders if not isinstance(value, os.PathLike) else ():
+        # A misspelt "memory" would be a folder in whatever directory the program runs.
+        if "/" not in folder and folder not in ("memory", "~"):
+            hint = _hint(folder, ("memory",)) or f"; the folder of that name is './{folder}'"
+            raise ConfigError(
+                f"option cache_dir: {folder!r} is neither a path with '/' nor memory{hint}"
+            )
     return tuple(dict.fromkeys(folders))
 
 
@@ -179,38 +187,56 @@ def _parse_tiers(value: object) -> tuple[TierOptions, ...]:
             raise ValueError(f"JSON: {error}") from None
     if not isinstance(value, list | tuple) or not all(isinstance(m, Mapping) for m in value):
         raise ValueError("a list of tiers, each with medium, path and quota")
-    return tuple(_parse_tier(tier) for tier in value)
+    levels = []
+    for number, tier in enumerate(value, 1):
+        try:
+            levels.append(_parse_tier(tier))
+        except ValueError as error:
+            path = f" ({tier['path']})" if tier.get("path") else ""
+            raise ConfigError(f"option tiers: tier {number}{path}: {error}") from None
+    return tuple(levels)
 
 
 def _parse_tier(tier: Mapping[str, object]) -> TierOptions:
+    """Return one level; raises ValueError with what is wrong with it."""
     for key in tier:
         if key not in _TIER_KEYS:
-            hint = _hint(str(key), _TIER_KEYS)
-            raise ConfigError(f"option tiers: unknown key {key!r}{hint}")
+            raise ValueError(f"unknown key {key!r}{_hint(str(key), _TIER_KEYS)}")
     medium = tier.get("medium", "SSD")
     if medium not in _MEDIA:
-        raise ConfigError(f"option tiers: medium {medium!r} is not one of {_MEDIA}")
+        raise ValueError(f"medium {medium!r} is not one of {_MEDIA}")
     ratio = None
     if tier.get("free_space_ratio") is not None:
-        ratio = _parse_ratio(tier["free_space_ratio"])
+        ratio = _tier_value(tier, "free_space_ratio", _parse_ratio)
         if not 0 <= ratio <= _FREE_SPACE_RATIO_MAX:
-            raise ConfigError(
-                f"option tiers: free_space_ratio {ratio} is not between 0 and "
-                f"{_FREE_SPACE_RATIO_MAX}"
+            raise ValueError(
+                f"free_space_ratio {ratio} is not between 0 and {_FREE_SPACE_RATIO_MAX}"
             )
-    paths = [path for path in _items(tier.get("path")) if isinstance(path, str) and path]
-    if len(paths) < len(_items(tier.get("path"))) or not (paths or medium == "MEM"):
-        raise ConfigError("option tiers: path must be a folder, or several separated by ','")
-    quotas = [parse_size(quota) for quota in _items(tier.get("quota"))]
+    place = tier.get("path")
+    if isinstance(place, str) and ":" in place:
+        raise ValueError("several folders are separated by ',' here; one with ':' goes into a list")
+    paths = [path for path in _items(place) if isinstance(path, str) and path]
+    if len(paths) < len(_items(place)) or not (paths or medium == "MEM"):
+        raise ValueError("path must be a folder, or several separated by ','")
+    if tier.get("quota") is None:
+        raise ValueError("quota is missing: how many bytes it may take, such as 40Gi")
+    quotas: list[int] = _tier_value(
+        tier, "quota", lambda given: [parse_size(q) for q in _items(given)]
+    )
     if len(quotas) not in (1, len(paths) or 1) or not all(0 < each <= _EIB for each in quotas):
-        raise ConfigError(
-            "option tiers: quota must be one size for all folders together, or one for each"
-        )
+        raise ValueError("quota must be one size for all folders together, or one for each")
     if not paths:
         return TierOptions((), quotas[0], ratio)
     if len(quotas) < len(paths):
         quotas = [quotas[0] // len(paths)] * len(paths)
     return TierOptions(tuple(zip(paths, quotas, strict=True)), 0, ratio)
+
+
+def _tier_value(tier: Mapping[str, object], key: str, parse: Callable[[object], Any]) -> Any:
+    try:
+        return parse(tier[key])
+    except ValueError as error:
+        raise ValueError(f"{key} {tier[key]!r} is not {error}") from None
 
 
 def _items(value: object) -> list[object]:
@@ -325,7 +351,8 @@ class VolumeOptions:
         "folders",
         "~/.cache/juicecache",
         "where blocks are kept, several separated by ':'; 'memory' is this process's memory. "
-        "The default is the user's cache folder, which needs no rights",
+        "The default is the user's cache folder, which needs no rights; where it cannot be made, "
+        "nothing is kept",
     )
     cache_size_bytes: int = _option(
         "size",
@@ -350,8 +377,9 @@ class VolumeOptions:
         "the long form of cache_dir, cache_size and memory_size, instead of them: a list, or its "
         "JSON text, in the order of asking, of "
         '{"medium": "MEM", "path": "/dev/shm/jc", "quota": "40Gi", "free_space_ratio": 0.1}; '
-        "medium is MEM, SSD or HDD, and MEM without a path is this process's memory; several "
-        "folders separated by ',' share one quota, or have one each, and blocks in proportion; "
+        "quota is required; medium is MEM, SSD or HDD, and MEM without a path is this process's "
+        "memory; several folders separated by ',' share one quota, or have one each, and blocks "
+        "in proportion; "
         "what a tier does not say is as in the other options",
     )
     cache_items: int = _option(
@@ -495,8 +523,9 @@ class VolumeOptions:
         """
         for name in options:
             if name not in _BY_NAME:
-                raise ConfigError(f"unknown option {name!r}{_hint(name, _BY_NAME)}")
-        values: dict[str, Any] = {"cache_dir": (user_folder("XDG_CACHE_HOME", ".cache", environ),)}
+                known = [*_BY_NAME, *(() if name in _ARGUMENTS else _ARGUMENTS)]
+                raise ConfigError(f"unknown option {name!r}{_hint(name, known)}")
+        values: dict[str, Any] = {"cache_dir": default_cache_dir(environ)}
         for option in OPTIONS:
             given = options.get(option.name)
             if given is not None:
@@ -505,6 +534,11 @@ class VolumeOptions:
         if values.get("tiers") and short:
             raise ConfigError(f"options tiers and {short[0]} exclude each other")
         return cls(**values)
+
+
+def default_cache_dir(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return what ``cache_dir`` is where nobody says."""
+    return (user_folder("XDG_CACHE_HOME", ".cache", environ),)
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
@@ -524,3 +558,5 @@ OPTIONS: tuple[Option, ...] = tuple(
 _BY_NAME = {option.name: option for option in OPTIONS}
 _SHORT_FORM = ("cache_dir", "cache_size", "memory_size")
 """What `VolumeOptions.tiers` says at length."""
+_ARGUMENTS = ("volume", "meta")
+"""What may stand beside the options, and be misspelt as they are."""

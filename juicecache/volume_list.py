@@ -49,6 +49,11 @@ def find_volume(name: str, meta: str = "", environ: Mapping[str, str] = os.envir
     address = meta or environ.get("JUICECACHE_META", "")
     if address:
         return address
+    if not name:
+        raise ConfigError(
+            "no volume is named: give its name ('volume', or juicecache://NAME/path), or its "
+            "metadata address as 'meta' or in JUICECACHE_META"
+        )
     volumes = list_volumes(environ)
     if name in volumes:
         return volumes[name]

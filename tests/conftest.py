@@ -7,14 +7,16 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 if TYPE_CHECKING:
     from juicecache.testing.servers import S3Server
 
 
-settings.register_profile("ci", max_examples=100, deadline=None)
-settings.register_profile("nightly", max_examples=2000, deadline=None)
+# Without the explanation of a failure, which takes minutes of a state machine.
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
+settings.register_profile("ci", max_examples=100, deadline=None, phases=PHASES)
+settings.register_profile("nightly", max_examples=2000, deadline=None, phases=PHASES)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 

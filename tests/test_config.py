@@ -122,6 +122,9 @@ def test_values_as_a_user_writes_them() -> None:
         ("cache_dir", "", "option cache_dir: ''"),
         ("cache_dir", "/a::/b", "option cache_dir"),
         ("cache_dir", [1], "option cache_dir"),
+        ("cache_dir", "memroy", "'memroy' is neither .* nor memory; did you mean 'memory'?"),
+        ("cache_dir", "/a:cache", "that name is './cache'"),
+        ("volum", "first", "unknown option 'volum'; did you mean 'volume'?"),
         ("tiers", "{", "option tiers: '{' is not JSON"),
         ("tiers", {"path": "/a"}, "is not a list of tiers"),
         ("tiers", [{"paht": "/a", "quota": "1Gi"}], "unknown key 'paht'; did you mean 'path'?"),
@@ -129,11 +132,14 @@ def test_values_as_a_user_writes_them() -> None:
         ("tiers", [{"medium": "SSD", "quota": 1}], "path must be a folder"),
         ("tiers", [{"path": "/a,,/b", "quota": 1}], "path must be a folder"),
         ("tiers", [{"path": ["/a", 7], "quota": 1}], "path must be a folder"),
-        ("tiers", [{"path": "/a"}], "quota must be one size"),
+        ("tiers", [{"path": "/a"}], r"tiers: tier 1 \(/a\): quota is missing"),
+        ("tiers", [{"path": "/a", "quota": 1}, {"path": "/b"}], r"tier 2 \(/b\): quota is missing"),
+        ("tiers", [{"path": "/a:/b", "quota": 1}], "are separated by ','"),
         ("tiers", [{"path": "/a,/b,/c", "quota": "1Gi,2Gi"}], "quota must be one size"),
         ("tiers", [{"path": "/a", "quota": 0}], "quota must be one size"),
-        ("tiers", [{"path": "/a", "quota": "lots"}], "is not a size"),
-        ("tiers", [{"medium": "MEM"}], "quota must be one size"),
+        ("tiers", [{"path": "/a", "quota": "lots"}], r"tier 1 \(/a\): quota 'lots' is not a size"),
+        ("tiers", [{"medium": "MEM"}], "tier 1: quota is missing"),
+        ("tiers", [{"path": "/a", "quota": 1, "free_space_ratio": "x"}], "free_space_ratio 'x' is"),
         ("tiers", [{"path": "/a", "quota": 1, "free_space_ratio": 1}], "free_space_ratio 1.0"),
     ],
 )
@@ -166,10 +172,11 @@ def test_tiers_at_length() -> None:
 @pytest.mark.parametrize("short", ["cache_dir", "cache_size", "memory_size"])
 def test_one_form_of_tiers_at_a_time(short: str) -> None:
     tiers = [{"path": "/a", "quota": "1Gi"}]
+    value = "/b" if short == "cache_dir" else "1Gi"
     with pytest.raises(ConfigError, match=f"options tiers and {short} exclude each other"):
-        options(tiers=tiers, **{short: "1Gi"})
+        options(tiers=tiers, **{short: value})
     assert options(tiers=tiers, **{short: None}).tiers
-    assert options(tiers=[], **{short: "1Gi"}).tiers == ()
+    assert options(tiers=[], **{short: value}).tiers == ()
 
 
 def test_keys_of_a_new_volume_come_from_the_environment() -> None:
@@ -276,7 +283,7 @@ def test_addresses_with_a_password(url: str, text: str, shown: str) -> None:
     [
         ("", "expected sqlite3:///absolute.db"),
         ("/just/a/path", "expected sqlite3:///absolute.db"),
-        ("tikv://host/x", "expected sqlite3"),
+        ("tikv://host/x", "expected sqlite3:///absolute.db or sqlite3://relative.db$"),
         ("sqlite3://", "path of the database is missing"),
         ("sqlite3://a.db?_journal=WAL", "unknown option '_journal'"),
         ("sqlite3://a.db?table_prefix=a;b", "table_prefix takes"),
@@ -354,6 +361,8 @@ def test_where_an_address_comes_from(listed: dict[str, str]) -> None:
 def test_an_unknown_volume_names_the_known_ones_and_the_ways(listed: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="known: none"):
         find_volume("other", environ=listed)
+    with pytest.raises(ConfigError, match="no volume is named"):
+        find_volume("", environ=listed)
     remember_volume("mine", "sqlite3:///a.db", listed)
     remember_volume("yours", "sqlite3:///b.db", listed)
     with pytest.raises(ConfigError, match="known: mine, yours") as caught:

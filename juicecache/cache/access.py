@@ -10,12 +10,16 @@ The version is that of the layout of blocks, ``block_file.LAYOUT``.
 By default every user has a tier of his own below the same ``<path>``, with a quota of its own;
 ``<path>`` may be shared as /dev/shm and /tmp are, and one made in such a folder is made alike.
 
+Whoever owns ``<path>`` may rename what is in it, sticky or not, and so put a folder of his own in
+the place of another user's while that is in use. So a private tier takes nothing from a file of
+another user, whatever it is called.
+
 A group shares one tier when ``<path>`` itself is setgid, writable by its group and closed to the
 rest of the world (``chgrp GROUP path; chmod 2770 path``; the fsGroup of Kubernetes does it to
-volumes), and the process belongs to that group. Only such a decision of who owns the folder
-suffices: whoever can write there can hand all others any content, since a checksum finds damage
-but is no signature. Members do not look at the others' ages beyond what the kernel keeps of them
-(relatime): setting a time is the owner's right.
+volumes), the process belongs to that group, and ``<path>`` belongs to root or to the user of the
+process. Only such a decision suffices: whoever owns the folder or can write there can hand all
+others any content, since a checksum finds damage but is no signature. Members do not look at the
+others' ages beyond what the kernel keeps of them (relatime): setting a time is the owner's right.
 """
 
 from __future__ import annotations
@@ -48,6 +52,28 @@ class Access:
     def shared(self) -> bool:
         """Whether other users share the tier."""
         return self.file_mode != 0o600
+
+    def trusts(self, found: os.stat_result) -> bool:
+        """Return whether what a file or folder of the tier holds may be believed."""
+        return found.st_uid == os.geteuid() or self.shared
+
+    def make_above(self, folder: bytes) -> None:
+        """Make the user's folder, in which the tier is, again after it was removed.
+
+        Raises
+        ------
+        OSError
+            As the system says; also where a group's is gone: how it is shared is not ours to say.
+        """
+        if not self.shared:
+            _make_user_folder(Path(os.fsdecode(folder)))
+            return
+        try:
+            fine = _is_for_our_group(os.stat(folder))
+        except FileNotFoundError:
+            fine = False
+        if not fine:
+            raise OSError(errno.ENODEV, "its folder is not there for our group any more")
 
     def make_folder(self, path: bytes, half_made: bytes = b"") -> None:
         """Make a folder unless it is there; one of a group is not seen before it has its mode.
@@ -161,6 +187,6 @@ def _make_user_folder(folder: Path) -> None:
 
 def _is_for_our_group(folder: os.stat_result) -> bool:
     asked = folder.st_mode & stat.S_ISGID and folder.st_mode & stat.S_IWGRP
-    if not asked or folder.st_mode & stat.S_IWOTH:
+    if not asked or folder.st_mode & stat.S_IWOTH or folder.st_uid not in (0, os.geteuid()):
         return False
     return os.geteuid() == 0 or folder.st_gid in (os.getegid(), *os.getgroups())

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from juicecache.cache.access import PRIVATE, Access
+from juicecache.cache.descriptor import Descriptor
 
 _RECORD = struct.Struct("<8s16sQQd")
 _MAGIC = b"JCSPACE1"
@@ -63,7 +64,7 @@ class BooksFile:
         self._path = path
         self._access = access
         self._lock = threading.Lock()
-        self._fd = -1
+        self._file = Descriptor(self)
         self._stored = Books()
 
     @contextlib.contextmanager
@@ -91,7 +92,7 @@ class BooksFile:
                     if books != self._stored:
                         self.store(books)
             finally:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+                fcntl.flock(self._file.fd, fcntl.LOCK_UN)
         finally:
             self._lock.release()
 
@@ -110,10 +111,10 @@ class BooksFile:
     def _take(self, deadline: float) -> None:
         """Lock the file of the books; opened anew if somebody cleared the whole folder."""
         while True:
-            if self._fd >= 0 or self._open():
+            if self._file.fd >= 0 or self._open():
                 with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if os.fstat(self._fd).st_nlink:
+                    fcntl.flock(self._file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if os.fstat(self._file.fd).st_nlink:
                         return
                     self._forget()
                     continue
@@ -124,10 +125,10 @@ class BooksFile:
     def _open(self) -> bool:
         """Open the file; False when it has to be tried again."""
         root = os.path.dirname(self._path)
-        os.makedirs(os.path.dirname(root), 0o700, exist_ok=True)
+        self._access.make_above(os.path.dirname(root))
         self._access.make_folder(root)
         try:
-            self._fd = self._access.create(self._path, os.O_RDWR)
+            self._file.fd = self._access.create(self._path, os.O_RDWR)
         except PermissionError:
             if not self._access.shared:
                 raise
@@ -140,9 +141,7 @@ class BooksFile:
 
     def _forget(self) -> None:
         """Close the file of the books; the next use opens it."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._file.close()
 
     def close(self) -> None:
         """Close what is open, when nobody uses it."""
@@ -155,7 +154,7 @@ class BooksFile:
         self._forget()
 
     def _load(self) -> Books:
-        raw = os.pread(self._fd, _RECORD.size, 0)
+        raw = os.pread(self._file.fd, _RECORD.size, 0)
         if len(raw) == _RECORD.size:
             magic, boot, used_bytes, items, counted_at_s = _RECORD.unpack(raw)
             # After a power cut the disk may have an older state of them than of the blocks.
@@ -166,7 +165,7 @@ class BooksFile:
     def store(self, books: Books) -> None:
         """Write the books, which the caller holds."""
         record = _RECORD.pack(_MAGIC, _boot_id(), books.used_bytes, books.items, books.counted_at_s)
-        os.pwrite(self._fd, record, 0)
+        os.pwrite(self._file.fd, record, 0)
         self._stored = replace(books)
 
 

@@ -17,6 +17,7 @@ import threading
 from hashlib import blake2b
 
 from juicecache.cache.access import Access
+from juicecache.cache.descriptor import Descriptor
 from juicecache.model.layout import BlockKey
 
 _FLOCK = struct.Struct("hhqqi4x")
@@ -68,7 +69,7 @@ class ClaimFile:
         self._path = path
         self._access = access
         self._lock = threading.Lock()
-        self._fd = -1
+        self._file = Descriptor(self)
         self._held: dict[int, _ByteClaim] = {}
 
     def claim(self, key: BlockKey) -> Claim | None:
@@ -85,13 +86,13 @@ class ClaimFile:
         offset = int.from_bytes(blake2b(name, digest_size=8).digest()) & _OFFSETS
         with self._lock:
             # Locks on a file that was removed keep nobody out who opens the path now.
-            if self._fd >= 0 and not os.fstat(self._fd).st_nlink:
+            if self._file.fd >= 0 and not os.fstat(self._file.fd).st_nlink:
                 self._forget()
             # The kernel would grant this descriptor its own byte again.
             if offset in self._held:
                 return None
-            if self._fd < 0:
-                self._fd = self._access.create(self._path, os.O_RDWR)
+            if self._file.fd < 0:
+                self._file.fd = self._access.create(self._path, os.O_RDWR)
             if not self._set(fcntl.F_WRLCK, offset):
                 return None
             claim = self._held[offset] = _ByteClaim(self, offset)
@@ -100,7 +101,7 @@ class ClaimFile:
     def _set(self, kind: int, offset: int) -> bool:
         assert _SET_LOCK is not None
         try:
-            fcntl.fcntl(self._fd, _SET_LOCK, _FLOCK.pack(kind, os.SEEK_SET, offset, 1, 0))
+            fcntl.fcntl(self._file.fd, _SET_LOCK, _FLOCK.pack(kind, os.SEEK_SET, offset, 1, 0))
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 return False
@@ -116,10 +117,8 @@ class ClaimFile:
                     self._set(fcntl.F_UNLCK, offset)
 
     def _forget(self) -> None:
-        fd, self._fd = self._fd, -1
+        self._file.close()
         self._held.clear()
-        if fd >= 0:
-            os.close(fd)
 
     def close(self) -> None:
         """Release every claim and close the file; a later claim opens it again."""

@@ -23,6 +23,7 @@ from pathlib import Path
 from juicecache.cache.access import Access, prepare_root
 from juicecache.cache.block_file import (
     BlockPaths,
+    charge,
     file_bytes,
     read_checked,
     read_part,
@@ -34,7 +35,7 @@ from juicecache.cache.claims import FREE, Claim, ClaimFile
 from juicecache.cache.health import Health, device_of, probe
 from juicecache.cache.memory_limit import memory_left
 from juicecache.cache.policy import eviction_order
-from juicecache.cache.room import Limits
+from juicecache.cache.room import Limits, NoRoomError
 from juicecache.cache.space import Space
 from juicecache.cache.tier import TierStats
 from juicecache.errors import ConfigError
@@ -100,6 +101,7 @@ class DirectoryTier:
         folder = Path(path).absolute()
         self.path = os.fspath(path)
         root, access = _prepare(folder)
+        self._access = access
         self.capacity_bytes = capacity_bytes
         self._paths = BlockPaths(root)
         self._clock = clock
@@ -180,6 +182,8 @@ class DirectoryTier:
             # What was read unchecked is what was checked once, if the file has not changed until
             # now; what is checked now counts for the file as it is before.
             stat = os.fstat(fd)
+            if not self._access.trusts(stat):
+                return None
             now_s = time.time()
             if now_s - stat.st_atime > self._expire_s:
                 self._space.remove(path, stat.st_ino)
@@ -205,10 +209,11 @@ class DirectoryTier:
     def contains(self, key: BlockKey) -> bool:
         """Return whether a file of the right size is here; its checksum is not looked at."""
         try:
-            size = os.stat(self._paths.path(key)).st_size
+            found = os.stat(self._paths.path(key))
         except OSError:
             return False
-        return size == file_bytes(key.length) and not self._closed
+        size_bytes = file_bytes(key.length)
+        return found.st_size == size_bytes and self._access.trusts(found) and not self._closed
 
     def where(self, key: BlockKey) -> str | None:
         """Return the path of the folder, as it was given, when the block is here."""
@@ -232,6 +237,10 @@ class DirectoryTier:
             kept = self._write(key, path, content)
         except TimeoutError:  # of the books
             return False
+        except NoRoomError as error:
+            self._claim_again_at_s = self._clock() + _CLAIM_AGAIN_S
+            self._health.no_room(str(error))
+            return False
         except OSError as error:
             self._refused(error)
             return False
@@ -254,7 +263,7 @@ class DirectoryTier:
         Raises
         ------
         OSError
-            That file system is gone.
+            That file system is gone, or somebody put a folder of his in the place of ours.
         """
         try:
             found = os.stat(self._root)
@@ -262,6 +271,8 @@ class DirectoryTier:
             if device_of(os.path.dirname(self._root)) != self._place[0]:
                 raise OSError(errno.ENODEV, "its file system is not mounted") from None
             return
+        if not self._access.trusts(found):
+            raise OSError(errno.EPERM, f"its folder belongs to user {found.st_uid}")
         place = found.st_dev, found.st_ino
         if place != self._place:
             self._place = place
@@ -274,7 +285,6 @@ class DirectoryTier:
         name = os.path.basename(os.path.dirname(folder)) + b"." + name
         fd = self._space.open_file(name, size_bytes)
         if fd is None:
-            self._claim_again_at_s = self._clock() + _CLAIM_AGAIN_S
             return False
         try:
             # Since we looked, another writer may have finished; a file of another size is wrong.
@@ -298,6 +308,8 @@ class DirectoryTier:
         While this tier keeps nothing, nobody should wait for what he will not find here.
         """
         if self._closed or not self._health.is_well or self._clock() < self._claim_again_at_s:
+            return FREE
+        if charge(file_bytes(key.length)) > self.capacity_bytes:
             return FREE
         try:
             return self._claims.claim(key)
@@ -326,7 +338,7 @@ class DirectoryTier:
         if not self._closed:
             try:
                 self._look()
-                if not self._health.is_well and self._health.may_write():
+                if self._health.should_probe():
                     self._probe()
                 self._last_books = self._space.books()
             except OSError as error:

@@ -1,4 +1,4 @@
-"""What the medium of a tier refuses: seen, said once, and tried again after a while."""
+"""What the medium or a limit of a tier refuses: seen, said once, and tried again after a while."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class Health:
     state
         ``ok``, ``full`` or ``sick``.
     reason
-        The system's words for it; empty when all is well.
+        The system's words for it, or which limit of ours keeps new blocks out; empty when all
+        is well.
+    lacks_room
+        It is such a limit, not the medium: each write finds out anew, and no other way helps.
     since_s
         Unix time of the change to this state; 0 if there was none.
     """
@@ -40,6 +43,8 @@ class Health:
         self.state = "ok"
         self.reason = ""
         self.since_s = 0.0
+        self.lacks_room = False
+        self._told = False
         self._where = where
         self._clock = clock
         self._pause_s = 0.0
@@ -54,6 +59,10 @@ class Health:
         """Return whether a write should be tried now."""
         return self.state == "ok" or self._clock() >= self._write_again_at_s
 
+    def should_probe(self) -> bool:
+        """Return whether writing a little now would tell if the medium works again."""
+        return self.state != "ok" and not self.lacks_room and self.may_write()
+
     def refused(self, error: OSError, *, writing: bool = True) -> None:
         """Take note of what the system refused.
 
@@ -62,6 +71,7 @@ class Health:
         if not writing and self.state != "ok":
             return
         now_s = self._clock()
+        self.lacks_room = False
         if self.state != "ok" or now_s - self._recovered_at_s < _PAUSE_S[1]:
             self._pause_s = min(max(2 * self._pause_s, _PAUSE_S[0]), _PAUSE_S[1])
         else:
@@ -75,11 +85,25 @@ class Health:
             self.state, self.since_s = state, time.time()
             _log.warning("the cache at %s is %s: %s", self._where, state, self.reason)
 
+    def no_room(self, reason: str) -> None:
+        """Take note that a limit kept a block out: said once, as the next block may be smaller."""
+        self.lacks_room = True
+        self.reason = f"{reason}, at {self._where}"
+        self._write_again_at_s = float("-inf")
+        if self.state != "full":
+            self.state, self.since_s = "full", time.time()
+        if not self._told:
+            self._told = True
+            _log.warning("the cache at %s has no room: %s", self._where, self.reason)
+
     def recovered(self) -> None:
         """Take note that a write succeeded."""
         if self.state == "ok":
             return
         self.state, self.reason, self.since_s = "ok", "", time.time()
+        if self.lacks_room:
+            self.lacks_room = False
+            return
         self._recovered_at_s = self._clock()
         _log.warning("the cache at %s works again", self._where)
 

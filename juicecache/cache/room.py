@@ -44,6 +44,10 @@ class Limits:
     memory_left: Callable[[], int | None] = lambda: None
 
 
+class NoRoomError(Exception):
+    """A file does not fit, whatever is evicted; its text says what is short, and the option."""
+
+
 class Shortage(NamedTuple):
     """What must go before more may come, both positive or 0; and whether evicting is of use."""
 
@@ -105,6 +109,28 @@ class Room:
             can_evict=not memory or now >= self._spare_memory_until_s,
         )
 
+    def reason(self, books: Books, needed: int) -> str:
+        """Return what keeps out a file that takes ``needed`` bytes, after `shortage` said so."""
+        limits = self.limits
+        since = books.used_bytes - self._used_bytes
+        wanted, ratio = f"a block takes {_size(needed)}", limits.free_space_ratio
+        if needed > limits.capacity_bytes:
+            return f"{wanted}, the quota (cache_size) is {_size(limits.capacity_bytes)}"
+        if needed > self._disk_bytes - since:
+            free = _size(self._disk_bytes - since)
+            return f"{wanted}, {free} of the disk are free beyond free_space_ratio={ratio:g}"
+        if self._memory_bytes is not None and needed > self._memory_bytes - since:
+            free = _size(self._memory_bytes - since)
+            return f"{wanted}, {free} of the memory are free beyond free_space_ratio={ratio:g}"
+        if self._inodes_short:
+            return f"fewer inodes are free than free_space_ratio={ratio:g}"
+        if books.used_bytes + needed > limits.capacity_bytes:
+            free = _size(limits.capacity_bytes - books.used_bytes)
+            return f"{wanted}, {free} of the quota (cache_size) are free and none is evicted"
+        return (
+            f"there are as many blocks as cache_items={limits.capacity_items} and none is evicted"
+        )
+
     def _measure(self, books: Books) -> None:
         # What is reserved but not written yet is not taken from the free space that we see.
         unwritten = sum(
@@ -130,3 +156,7 @@ class Room:
         """Remember it if memory is what is still short of ``needed`` after an eviction."""
         if self._memory_bytes is not None and self._memory_bytes < needed:
             self._spare_memory_until_s = self._clock() + _MEMORY_REST_S
+
+
+def _size(size_bytes: int) -> str:
+    return f"{max(size_bytes, 0) / 2**20:.1f} MiB"

@@ -27,7 +27,7 @@ from juicecache.cache.block_file import charge
 from juicecache.cache.books import Books, BooksFile
 from juicecache.cache.files import WRITING, block_folders, blocks, blocks_in, find_writers, living
 from juicecache.cache.policy import Candidate, EvictionOrder
-from juicecache.cache.room import Limits, Room, Shortage
+from juicecache.cache.room import Limits, NoRoomError, Room, Shortage
 
 _COUNT_S = 600.0
 """The books are counted anew after this time: bounds what damage from outside can do to them."""
@@ -81,14 +81,15 @@ class Space:
     # ------------------------------------------------------------------ for writers
 
     def open_file(self, name: bytes, size_bytes: int) -> int | None:
-        """Reserve room for a file of ``size_bytes`` and create it; None when there is none.
+        """Reserve room for a file of ``size_bytes`` and create it; None if another writer is at it.
 
         The descriptor holds the lock that tells the others that its writer lives; it is the
-        only one for this name: None also when another writer is at it. It ends with `publish`
-        or `abandon`.
+        only one for this name. It ends with `publish` or `abandon`.
 
         Raises
         ------
+        NoRoomError
+            There is no room for it.
         OSError
             The medium refuses.
         TimeoutError
@@ -96,7 +97,7 @@ class Space:
         """
         needed = charge(size_bytes)
         if needed > self._limits.capacity_bytes:
-            return None
+            raise NoRoomError(self._room.reason(Books(), needed))
         with self._held() as books:
             if not self._is_free(name, books):
                 return None
@@ -104,7 +105,7 @@ class Space:
                 self._room.forget()  # others may have made room since
                 self._make_room(books, needed)
                 if self._room.shortage(books, needed):
-                    return None
+                    raise NoRoomError(self._room.reason(books, needed))
             # The empty file first: should this process be killed before the books are written,
             # the file betrays it, and it takes no space yet.
             fd = self._create(name, size_bytes)

@@ -43,9 +43,10 @@ class TierStats:
         Operations that the medium refused (full, read-only or broken disk).
     state
         ``ok``; ``full`` or ``sick`` when the medium refused something last: then nothing is
-        written for a while, reads go on, and the next write that succeeds ends it.
+        written for a while, reads go on, and the next write that succeeds ends it. ``full``
+        also when the last block found no room below the limits that the options set.
     reason
-        The system's words for that, and where.
+        The system's words for that, or which limit it was and how much is free; and where.
     since_s
         Unix time of the change to this state; 0 if it never was another.
     """

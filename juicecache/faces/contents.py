@@ -11,9 +11,9 @@ from fsspec.asyn import get_loop, sync
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from juicecache.faces.coroutines import VolumeCoroutines, range_requests
-from juicecache.faces.transaction import VolumeTransaction
-from juicecache.faces.transfer import download, upload, upload_packed
-from juicecache.volume.batch import Batch, raise_failures
+from juicecache.faces.transaction import VolumeTransaction, refuse_nesting
+from juicecache.faces.transfer import Uploading, download, upload
+from juicecache.volume.batch import raise_failures
 
 
 class VolumeContents(VolumeCoroutines):
@@ -177,7 +177,29 @@ class VolumeContents(VolumeCoroutines):
         BatchError
             Some of several files were not written; says which. The others are.
         """
-        sync(self.loop or get_loop(), self._put, lpath, rpath, recursive=recursive, **kwargs)
+        loop = self.loop or get_loop()
+        if self._intrans:
+            sync(loop, self._put, lpath, rpath, recursive=recursive, **kwargs)
+            return
+        into = Uploading(self.volume, self.volume.batch())
+        try:
+            sync(loop, self._put, lpath, rpath, recursive=recursive, into=into, **kwargs)
+        except BaseException:
+            # An interrupt ends the batch, and so whatever the loop still does for it.
+            into.batch.discard()
+            raise
+        into.finish()
+
+    def start_transaction(self) -> Any:
+        """Begin a transaction that `end_transaction` commits.
+
+        Raises
+        ------
+        UnsupportedError
+            One is under way.
+        """
+        refuse_nesting(self)
+        return super().start_transaction()
 
     def get_file(
         self,
@@ -201,17 +223,18 @@ class VolumeContents(VolumeCoroutines):
         rpath: str,
         callback: Callback = DEFAULT_CALLBACK,
         mode: str = "overwrite",
-        batch: Batch | None = None,
+        into: Uploading | None = None,
         **kwargs: Any,
     ) -> None:
         """Copy one local file; a directory is made here. Others see it whole or not at all.
 
-        A small one may be left to a ``batch`` of the volume, as `put` does.
+        ``into`` is for `put`: it collects the files of one copy.
         """
         rpath = self._strip_protocol(rpath)
         if os.path.isdir(lpath):
             self.makedirs(rpath, exist_ok=True)
             return
-        if batch is not None and mode != "create" and upload_packed(lpath, rpath, batch, callback):
+        if into is not None:
+            into.add(lpath, rpath, callback, exclusive=mode == "create")
             return
         upload(lpath, self.open(rpath, "xb" if mode == "create" else "wb"), callback)

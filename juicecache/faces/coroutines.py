@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 from fsspec.asyn import AsyncFileSystem
 
 from juicecache.faces.async_file import AsyncFile
+from juicecache.faces.transfer import Uploading
 from juicecache.runtime import BoundedExecutor
+from juicecache.volume.batch import raise_failures
 from juicecache.volume.volume import Volume
 
 T = TypeVar("T")
@@ -217,18 +219,31 @@ class VolumeCoroutines(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no 
     async def _get_file(self, rpath: str, lpath: Any, **kwargs: Any) -> None:
         await self._offload(self.get_file, rpath, lpath, **kwargs)
 
-    async def _put(self, lpath: Any, rpath: Any, recursive: bool = False, **kwargs: Any) -> None:
-        if self._intrans:
-            batch = self.transaction.batch
-            await super()._put(lpath, rpath, recursive=recursive, batch=batch, **kwargs)
-            return
-        batch = self.volume.batch()
+    async def _put(
+        self,
+        lpath: Any,
+        rpath: Any,
+        recursive: bool = False,
+        into: Uploading | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Copy local files; with ``into`` the caller ends the copy."""
+        mine = None
+        if into is None:
+            batch = self.transaction.batch if self._intrans else self.volume.batch()
+            into = mine = Uploading(self.volume, batch)
         try:
-            await super()._put(lpath, rpath, recursive=recursive, batch=batch, **kwargs)
-        finally:
-            # Also after an error: what was copied before it stays, as with one file after
-            # the other.
-            await self._offload(batch.commit)
+            await super()._put(lpath, rpath, recursive=recursive, into=into, **kwargs)
+        except BaseException:
+            if mine is not None and not self._intrans:
+                await self._offload(mine.batch.discard)
+            raise
+        if mine is None:
+            return
+        if self._intrans:
+            raise_failures(mine.failed)
+        else:
+            await self._offload(mine.finish)
 
     async def _put_file(self, lpath: str, rpath: str, **kwargs: Any) -> None:
         await self._offload(self.put_file, lpath, rpath, **kwargs)

@@ -14,11 +14,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar
 
 from fsspec.asyn import get_loop
 from fsspec.utils import stringify_path
 
+from juicecache.addresses import VOLUME_SCHEMES
 from juicecache.config import VolumeOptions, find_volume, mask_url, parse_volume_url
 from juicecache.errors import (
     ConfigError,
@@ -41,6 +43,28 @@ _THREADS = 16
 _SECRET_OPTIONS = ("secret_key", "session_token")
 _CACHING_OPTIONS = ("use_listings_cache", "listings_expiry_time", "max_paths")
 """fsspec's own options of a cache that would only add staleness to ours."""
+
+
+def _path_of(volume: str, path: Any) -> Any:
+    """Return the path that a path or a URL means, of a list the list of them.
+
+    A URL of another volume is refused, unless ``volume`` is empty.
+    """
+    if isinstance(path, list):
+        return [_path_of(volume, one) for one in path]
+    text = stringify_path(path)
+    if "://" in text and text.partition("://")[0] in VOLUME_SCHEMES:
+        named, _, below = text.partition("://")[2].partition("/")
+        if volume and named and named != volume:
+            raise ConfigError(
+                f"{text!r} is in volume {named!r}, and this file system is volume {volume!r}"
+            )
+        text = "/" + below
+    elif not text.startswith("/"):
+        text = "/" + text
+    if "//" in text:
+        text = "/" + "/".join(filter(None, text.split("/")))
+    return text.rstrip("/") or "/"
 
 
 class JuiceCacheFileSystem(VolumeContents):
@@ -72,7 +96,7 @@ class JuiceCacheFileSystem(VolumeContents):
     >>> fs.ls("/")  # doctest: +SKIP
     """
 
-    protocol: ClassVar[tuple[str, ...]] = ("juicecache", "jc")
+    protocol: ClassVar[tuple[str, ...]] = VOLUME_SCHEMES
     root_marker = "/"
     mirror_sync_methods = False
 
@@ -93,9 +117,12 @@ class JuiceCacheFileSystem(VolumeContents):
         super().__init__(asynchronous=True, batch_size=batch_size, use_listings_cache=False)
         self.asynchronous = asynchronous
         self._loop = loop
-        self.volume = Volume(find_volume(volume, meta), VolumeOptions.from_options(options))
+        parsed = VolumeOptions.from_options(options)  # first: a misspelt "volume" is named
+        self.volume = Volume(find_volume(volume, meta), parsed)
         self.executor = BoundedExecutor(_THREADS, "juicecache-fsspec")
         self._check_name(volume)
+        # fsspec wants a class method, which cannot know whose URL it is given.
+        self._strip_protocol = partial(_path_of, self.volume.setting.name)  # type: ignore[method-assign]  # the same with one thing more known
 
     def _check_name(self, wanted: str) -> None:
         found = self.volume.setting.name
@@ -113,16 +140,7 @@ class JuiceCacheFileSystem(VolumeContents):
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
-        if isinstance(path, list):
-            return [cls._strip_protocol(one) for one in path]
-        text = stringify_path(path)
-        if "://" in text and text.partition("://")[0] in cls.protocol:
-            text = "/" + text.partition("://")[2].partition("/")[2]
-        elif not text.startswith("/"):
-            text = "/" + text
-        if "//" in text:
-            text = "/" + "/".join(filter(None, text.split("/")))
-        return text.rstrip("/") or cls.root_marker
+        return _path_of("", path)
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, str]:

@@ -7,7 +7,18 @@ from typing import Any
 
 from fsspec.transaction import Transaction
 
+from juicecache.errors import UnsupportedError
 from juicecache.volume.batch import Batch
+
+
+def refuse_nesting(fs: Any) -> None:
+    """Raise UnsupportedError while a transaction of ``fs`` is under way."""
+    if fs._intrans:
+        raise UnsupportedError(
+            "",
+            "a transaction of this file system is under way, and they do not nest: "
+            "use Volume.batch, or an instance of its own (skip_instance_cache=True)",
+        )
 
 
 class VolumeTransaction(Transaction):  # type: ignore[misc]  # fsspec has no types
@@ -25,8 +36,14 @@ class VolumeTransaction(Transaction):  # type: ignore[misc]  # fsspec has no typ
         self._batch: Batch | None = None
 
     def start(self) -> None:
-        """Begin; what an earlier use left behind is discarded."""
-        self._end(commit=False)
+        """Begin.
+
+        Raises
+        ------
+        UnsupportedError
+            A transaction of this file system is under way, perhaps in another thread.
+        """
+        refuse_nesting(self.fs)
         self.fs._intrans = True
 
     @property

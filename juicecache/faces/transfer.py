@@ -1,15 +1,16 @@
-"""One file between a volume and this machine's own file system."""
+"""Files between a volume and this machine's own file system."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any, cast
 
 from fsspec.callbacks import Callback
 from fsspec.utils import isfilelike
 
-from juicecache.errors import IsDirectoryError
-from juicecache.volume.batch import Batch
+from juicecache.errors import ClosedError, IsDirectoryError
+from juicecache.volume.batch import Batch, raise_failures
 from juicecache.volume.read_handle import FileReader
 from juicecache.volume.volume import Volume
 
@@ -36,19 +37,61 @@ def download(volume: Volume, path: str, target: Any, callback: Callback) -> None
             _transfer(source, file, callback)
 
 
-def upload_packed(source: str, path: str, batch: Batch, callback: Callback) -> bool:
-    """Leave a small local file to a batch; False, and nothing done, when it is too large."""
-    with open(source, "rb") as file:
-        size_bytes = os.fstat(file.fileno()).st_size
-        if not batch.accepts(size_bytes):
+class Uploading:
+    """Local files on their way into one batch, and those that could not be read or stored.
+
+    Attributes
+    ----------
+    failed
+        What went wrong before the batch had the file, by path in the volume.
+    """
+
+    def __init__(self, volume: Volume, batch: Batch) -> None:
+        self._volume = volume
+        self.batch = batch
+        self.failed: dict[str, Exception] = {}
+
+    def add(self, source: str, path: str, callback: Callback, *, exclusive: bool) -> None:
+        """Copy one file; what goes wrong with it does not keep the others back.
+
+        Raises
+        ------
+        ClosedError
+            The batch has ended meanwhile: the whole copy was given up.
+        """
+        try:
+            if not self._add_small(source, path, callback, exclusive=exclusive):
+                mode = "xb" if exclusive else "wb"
+                upload(source, self._volume.open(path, mode, batch=self.batch), callback)
+        except ClosedError:
+            raise
+        except Exception as error:
+            self.failed[path] = error
+
+    def _add_small(self, source: str, path: str, callback: Callback, *, exclusive: bool) -> bool:
+        with open(source, "rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            if not self.batch.accepts(size_bytes):
+                return False
+            content = file.read()
+        if not self.batch.accepts(len(content)):  # it grew meanwhile
             return False
-        content = file.read()
-    if not batch.accepts(len(content)):  # it grew meanwhile
-        return False
-    callback.set_size(size_bytes)
-    batch.write(path, content)
-    callback.relative_update(len(content))
-    return True
+        callback.set_size(size_bytes)
+        self.batch.write(path, content, exclusive=exclusive)
+        callback.relative_update(len(content))
+        return True
+
+    def finish(self) -> None:
+        """Commit the batch.
+
+        Raises
+        ------
+        BatchError
+            Of several files some were not written; of one, its own error.
+        """
+        with suppress(Exception):  # it is among the outcomes
+            self.batch.commit()
+        raise_failures(self.batch.outcomes | self.failed)
 
 
 def upload(source: str, target: Any, callback: Callback) -> None:

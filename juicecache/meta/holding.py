@@ -11,6 +11,7 @@ removes it, and with it what was never committed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from juicecache.meta.chunks import NewSlice, count_references
 from juicecache.meta.context import Context
@@ -22,9 +23,24 @@ from juicecache.model.layout import CHUNK_BYTES
 from juicecache.model.slices import SliceRecord
 
 
+class Hold(NamedTuple):
+    """A file without a name that keeps slices referenced, and what the volume counts for it."""
+
+    inode: int
+    space: int
+
+
+def with_room_for(ctx: Context, held: Sequence[Hold]) -> Context:
+    """Return limits under which what is held already does not count once more."""
+    return ctx._replace(
+        capacity_bytes=ctx.capacity_bytes and ctx.capacity_bytes + sum(one.space for one in held),
+        inodes_max=ctx.inodes_max and ctx.inodes_max + len(held),
+    )
+
+
 def hold_slices(
     tx: Transaction, ctx: Context, sid: int, inode: int, slices: Sequence[SliceRecord]
-) -> None:
+) -> Hold:
     """Make a file without a name, sustained by session ``sid``, of stored slices.
 
     The volume counts it as it counts any file that was removed while open, also beyond its
@@ -54,3 +70,4 @@ def hold_slices(
         tx.put_new(Chunk(inode, index, record.pack()))
     count_references(tx, [NewSlice(index, record) for index, record in enumerate(records)])
     charge(tx, attr.space, 1)
+    return Hold(inode, attr.space)

@@ -79,7 +79,8 @@ class Lookups:
         names = self._names(path)
         head = path[: path.rfind("/") + 1]
         paging = snapshot.paging(head)
-        limit = paging.look() if names else 0
+        # Of "/d/sub/." the head is not the path of the directory that the last name is in.
+        limit = paging.look() if path[len(head) :] not in ("", ".") else 0
 
         def body(tx: Transaction) -> tuple[Found, list[Listed]]:
             found = _find(tx, names)

@@ -43,7 +43,6 @@ from juicecache.meta.paths import join_path, split_path
 from juicecache.meta.presence import Presence
 from juicecache.meta.remove import Removed
 from juicecache.meta.rename import RenameMode
-from juicecache.meta.rows import Sustained
 from juicecache.meta.tree import AttrChange, NewNode
 from juicecache.meta.xattr import XattrMode
 from juicecache.model.attr import Attr, NodeType
@@ -233,11 +232,17 @@ class Meta(Lookups):
         )
 
     def commit_file(
-        self, path: str, slices: Sequence[chunks.NewSlice], mtime_ns: int, *, exclusive: bool
+        self,
+        path: str,
+        slices: Sequence[chunks.NewSlice],
+        mtime_ns: int,
+        *,
+        exclusive: bool,
+        held: Sequence[holding.Hold] = (),
     ) -> Attr:
         """Make ``path`` a file of exactly these slices; missing directories are made before.
 
-        See `files.commit_files`.
+        See `files.commit_files`; ``held`` is what kept the slices until now.
         """
         names = self._entry(path)
         self.gate.check_writable(path)
@@ -250,13 +255,17 @@ class Meta(Lookups):
             return outcome
 
         try:
-            return self._change(path, body)
+            return self._change(path, body, held=held)
         except EntryNotFoundError:
             self.make_parents(path)
-            return self._change(path, body)
+            return self._change(path, body, held=held)
 
     def commit_files(
-        self, contents: Sequence[tuple[str, Sequence[chunks.NewSlice], bool]], mtime_ns: int
+        self,
+        contents: Sequence[tuple[str, Sequence[chunks.NewSlice], bool]],
+        mtime_ns: int,
+        *,
+        held: Sequence[holding.Hold] = (),
     ) -> list[Attr | FileError]:
         """Make paths files of exactly their slices, in one transaction.
 
@@ -266,6 +275,8 @@ class Meta(Lookups):
         ----------
         contents
             Path, slices, and whether a path that is taken is refused.
+        held
+            What kept the slices until now.
 
         Returns
         -------
@@ -291,6 +302,7 @@ class Meta(Lookups):
             written = self._change(
                 first_path,
                 lambda tx, ctx: files.commit_files(tx, ctx, list(wanted.values()), mtime_ns),
+                held=held,
             )
             for number, found in zip(wanted, written, strict=True):
                 outcomes[number] = found
@@ -299,29 +311,32 @@ class Meta(Lookups):
                 outcome.locate(path)
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def hold(self, slices: Sequence[SliceRecord]) -> int:
+    def hold(self, slices: Sequence[SliceRecord]) -> holding.Hold:
         """Keep stored slices referenced until they are committed; see `holding.hold_slices`.
 
         Returns
         -------
-        int
+        Hold
             The file without a name that holds them; `Presence.release` ends it.
 
         Raises
         ------
+        ReadOnlyVolumeError
         MetaError
             Nothing is held, as far as can be known.
         """
+        self.gate.check_writable("")
         sid = self.presence.ensure_session()
         inode = self._inodes.take()[0]
         ctx = self.gate.context()
         try:
-            self.engine.write(lambda tx: holding.hold_slices(tx, ctx, sid, inode, slices))
+            return self.engine.write(lambda tx: holding.hold_slices(tx, ctx, sid, inode, slices))
         except CommitUnknownError as error:
             # The number is ours alone, so its row tells what became of the commit.
-            if self.engine.read(lambda tx: tx.get(Sustained, sid, inode)) is None:
+            attr = self.engine.read(lambda tx: tx.get(Attr, inode))
+            if attr is None:
                 raise EngineUnavailableError(f"nothing was held: {error}") from error
-        return inode
+            return holding.Hold(inode, attr.space)
 
     def copy(self, source: str, target: str) -> None:
         """Copy a file by its slice records, replacing an existing file; no byte moves."""
@@ -358,13 +373,14 @@ class Meta(Lookups):
         target: str | None = None,
         removing: bool = False,
         skip_trash: bool = False,
+        held: Sequence[holding.Hold] = (),
     ) -> T:
         self.gate.check_writable(path)
         try:
             with _located(path, target):
                 if removing:
                     return self.gate.remove(body, skip_trash=skip_trash)
-                ctx = self.gate.context()
+                ctx = holding.with_room_for(self.gate.context(), held)
                 return self.engine.write(lambda tx: body(tx, ctx))
         finally:
             self.view.forget()

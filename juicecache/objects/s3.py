@@ -273,7 +273,12 @@ class S3Store(ObjectStore):
         except ClientError as error:
             raise self._of_answer(name, error) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
-            raise ObjectDeniedError(name, f"no credentials for {self.describe()}") from error
+            raise ObjectDeniedError(
+                name,
+                f"no credentials for {self.describe()}: the volume has none (--access-key or "
+                "ACCESS_KEY of 'juicecache format', or the options access_key and secret_key), "
+                "nor has the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE)",
+            ) from error
         except _PASSING as error:
             kind = type(error).__name__
             raise ObjectUnavailableError(name, f"{kind} at {self.describe()}") from error

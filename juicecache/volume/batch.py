@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, Self
@@ -16,6 +17,7 @@ from typing import Protocol, Self
 from juicecache.errors import (
     BatchError,
     ClosedError,
+    EntryExistsError,
     FileError,
     JuicecacheError,
     StaleHandleError,
@@ -26,9 +28,12 @@ from juicecache.objects.store import Buffer
 from juicecache.volume.cleaning import log
 from juicecache.volume.pack import Pack, PackedFile, is_small
 from juicecache.volume.parts import Parts
+from juicecache.volume.stored_file import StoredFile
 
-_PACKS_WAITING_MAX = 2
-"""Full packs whose last blocks may still be on their way while the next one is filled."""
+_WAITING_MAX = 2
+"""Full packs whose last blocks may still be on their way while the next one is filled: 128 MiB."""
+_FILES_WAITING_MAX = 20
+"""Large files that are uploaded at the same time: the default of ``max_uploads``."""
 _HOLD_EVERY_S = 1200.0
 """Objects without a reference are safe from collectors for an hour: what is stored waits at
 most for two of these, with room for a slow commit and for clocks that differ."""
@@ -49,6 +54,21 @@ class DeferredFile(Protocol):
 
     def hold(self) -> None:
         """Keep what is stored referenced until the commit."""
+
+
+def content_view(path: str, content: Buffer) -> memoryview:
+    """Return the bytes of a content, not copied.
+
+    Raises
+    ------
+    TypeError
+        It has no bytes, or not one after the other; names the path.
+    """
+    try:
+        view = memoryview(content)
+        return view.cast("B") if view.nbytes else memoryview(b"")
+    except TypeError as error:
+        raise TypeError(f"{path}: the content must be contiguous bytes: {error}") from None
 
 
 def raise_failures(outcomes: Mapping[str, Exception | None]) -> None:
@@ -108,40 +128,61 @@ class Batch:
         return is_small(self._parts, size_bytes)
 
     def write(self, path: str, content: Buffer, *, exclusive: bool = False) -> None:
-        """Take a copy of the whole content of a small file.
+        """Take the whole content of a file: a copy of a small one, for a pack.
 
-        Waits while all upload slots of the volume are taken, and for the commit of earlier
-        packs. What becomes of the file is told at the end.
+        A larger one is stored by itself. Waits while all upload slots of the volume are taken,
+        and for the commit of earlier packs. What becomes of the file is told at the end.
+
+        Parameters
+        ----------
+        exclusive
+            Refuse a name that is taken, here by this batch, at the commit by anybody.
 
         Raises
         ------
+        EntryExistsError
+            ``exclusive`` and the batch writes the file already.
         ReadOnlyVolumeError
+        TypeError
+            The content has no contiguous bytes.
         ClosedError, StaleHandleError
             The batch has ended, or belongs to the parent process.
         """
         self._check_owner(path)
+        view = content_view(path, content)
         path = join_path(split_path(path))
         self._parts.meta.gate.check_writable(path)
+        if exclusive:
+            self.check_new(path)
+        if not self.accepts(view.nbytes):
+            file = StoredFile(self._parts, path, view, exclusive=exclusive)
+            try:
+                file.wait()  # the caller's buffer is free again
+                self.add_file(file)
+            except BaseException:
+                file.discard()
+                raise
+            return
         with self._lock:
             self._check_usable(path)
+            if self._broken is None:
+                self._add_to_pack(path, view, exclusive=exclusive)
             if self._broken is not None:
                 self.outcomes[path] = self._broken
-                return
-            size_bytes = memoryview(content).nbytes
-            if self._pack is not None and not self._pack.has_room(size_bytes):
-                self._end_pack()
-            if self._pack is None:
-                self._pack = Pack(self._parts)
-            try:
-                self._pack.add(path, content, exclusive=exclusive)
-            except BaseException as error:
-                self._give_up_pack(self._pack, error)
-                self.outcomes[path] = self._broken
-                if not isinstance(error, Exception):
-                    raise
-                return
-            self._latest[path] = self._pack.files[-1]
             self._watch()
+
+    def _add_to_pack(self, path: str, view: memoryview, *, exclusive: bool) -> None:
+        if self._pack is not None and not self._pack.has_room(view.nbytes):
+            self._end_pack()
+        if self._pack is None:
+            self._pack = Pack(self._parts)
+        try:
+            self._pack.add(path, view, exclusive=exclusive)
+            self._latest[path] = self._pack.files[-1]
+        except BaseException as error:
+            self._give_up_pack(self._pack, error)
+            if not isinstance(error, Exception):
+                raise
 
     def add_file(self, file: DeferredFile) -> None:
         """Take over the commit of a file that was too large to be packed, or appended to.
@@ -158,7 +199,23 @@ class Batch:
             self._check_usable(file.path)
             self._files.append(file)
             self._latest[file.path] = file
+            while not self._deferred and len(self._files) > _FILES_WAITING_MAX:
+                self._commit_file(self._files.pop(0))
             self._watch()
+
+    def outcome(self, path: str) -> Exception | None:
+        """Return what went wrong with a path; None when it is committed."""
+        return self.outcomes[join_path(split_path(path))]
+
+    def check_new(self, path: str) -> None:
+        """Refuse a name that the batch writes already.
+
+        Raises
+        ------
+        EntryExistsError
+        """
+        if path in self._latest:
+            raise EntryExistsError(path, "the same batch or transaction writes it already")
 
     def check_append(self, path: str) -> None:
         """Refuse an append to a path that the batch writes: its end is known at the commit only.
@@ -192,8 +249,16 @@ class Batch:
         except Exception as error:
             self._give_up_pack(pack, error)
             return
-        while not self._deferred and len(self._waiting) > _PACKS_WAITING_MAX:
+        if len(self._waiting) <= _WAITING_MAX:
+            return
+        if not self._deferred:
             self._commit_pack(self._waiting.pop(0))
+            return
+        oldest = self._waiting[-1 - _WAITING_MAX]
+        try:
+            oldest.wait()
+        except Exception as error:
+            self._give_up_pack(oldest, error)
 
     # ------------------------------------------------------------------ ending
 
@@ -275,6 +340,7 @@ class Batch:
                 file.discard()
         except Exception as error:
             failure = error
+            file.discard()
         if self._latest.get(file.path) is file:
             del self._latest[file.path]
         self.outcomes[file.path] = failure
@@ -313,7 +379,8 @@ class Batch:
         """See to it that somebody looks after what is stored, once there is any."""
         stored = self._waiting or self._files or (self._pack and self._pack.has_stored)
         if self._timer is None and stored:
-            self._timer = threading.Timer(_HOLD_EVERY_S, self._on_time)
+            # Weakly: a batch that was forgotten should not live on by its timer.
+            self._timer = threading.Timer(_HOLD_EVERY_S, _on_time, (weakref.ref(self),))
             self._timer.name, self._timer.daemon = "juicecache-batch", True
             self._timer.start()
 
@@ -322,25 +389,29 @@ class Batch:
         if timer is not None:
             timer.cancel()
 
-    def _on_time(self) -> None:
-        """See that nothing that is stored stays without a reference."""
+    def secure(self) -> None:
+        """See that nothing that is stored stays without a reference; the timer calls it."""
         with self._lock:
             if self._ended:
                 return
             self._timer = None
             if self._pack is not None and self._pack.has_stored:
                 self._end_pack()
-            if self._deferred:
-                self._hold()
             while self._waiting and not self._deferred:
                 self._commit_pack(self._waiting.pop(0))
+            held: list[Pack | DeferredFile] = [*self._waiting, *self._files]
+            for one in held:
+                try:
+                    one.hold()
+                except ClosedError:
+                    return  # with the volume ends all that could be done
+                except JuicecacheError as error:
+                    # Tried again the next time; the commit looks for what waited for too long.
+                    log.warning("stored blocks of a batch could not be kept referenced: %s", error)
             self._watch()
 
-    def _hold(self) -> None:
-        """Keep all that is stored referenced; what fails is tried again the next time."""
-        held: list[Pack | DeferredFile] = [*self._waiting, *self._files]
-        for one in held:
-            try:
-                one.hold()
-            except JuicecacheError as error:
-                log.warning("stored blocks of a batch could not be kept referenced: %s", error)
+
+def _on_time(batch: weakref.ref[Batch]) -> None:
+    alive = batch()
+    if alive is not None:
+        alive.secure()

@@ -7,7 +7,8 @@ keeps it in the tiers, so the loop never writes to a disk.
 One load of a block at a time on this node, too, where processes share a tier: who loads it
 claims it there, the others wait until it is in the tier. That only saves requests, so whatever
 goes wrong with it ends in a load of one's own: a claim ends with its process, a stopped
-process is waited for only so long, and a block whose reader dawdles is kept without him.
+process is waited for only so long, a block whose reader dawdles is kept without him, and
+whoever waited for nothing lets the others go, too.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ from juicecache.runtime import finish, loop_thread, start
 T = TypeVar("T")
 
 _TOUCHED_MAX = 65_536
-"""Blocks remembered as read once by a range: 256 GiB of them, some 10 MB of memory."""
+"""Blocks remembered as read once by a range, and as loaded whole for a part of them: 256 GiB of
+each, some 10 MB of memory."""
+_REFUSED_LENGTHS = 8
+"""A block that no tier could keep is loaded whole for a part of it again when ranges of it have
+cost so many times its length: what is lost then is an eighth."""
 _POLL_S = (0.001, 0.05)
 """First and longest pause between two looks at another process's load; each is longer than the
 one before by half, so that what is waited too long is less than half of the load."""
@@ -111,6 +116,7 @@ class Blocks:
         self._lock = threading.Lock()
         self._flights: dict[BlockKey, Flight] = {}
         self._touched: OrderedDict[BlockKey, None] = OrderedDict()
+        self._owed: OrderedDict[BlockKey, int] = OrderedDict()
         self.loading_bytes = 0
         self._loads = self._loaded_bytes = self._shared = self._node_shared = 0
         self._node_shared_at_s = float("-inf")
@@ -157,9 +163,14 @@ class Blocks:
         ObjectError, CorruptBlockError
             The load failed; the next `begin` tries anew.
         """
-        body = flight.future.result()
-        flight.collected = True
-        self._keep(flight)
+        try:
+            body = flight.future.result()
+            flight.collected = True
+            self._keep(flight)
+        except BaseException:
+            # An interrupt: the caller may have nothing left by which to abandon it.
+            self.abandon((flight,))
+            raise
         return body
 
     def _keep(self, flight: Flight) -> None:
@@ -169,7 +180,8 @@ class Blocks:
         if first:
             try:
                 # Another thread may miss the tiers and join this flight until it is kept.
-                self.tiers.put(flight.key, flight.future.result())
+                if not self.tiers.put(flight.key, flight.future.result()):
+                    self._owe(flight.key, _REFUSED_LENGTHS * flight.key.length)
             finally:
                 flight.kept = True
                 _release(flight)
@@ -191,14 +203,32 @@ class Blocks:
         with self._lock:
             self._range_gets += 1
             self._range_bytes += stop - start
-            self._touched[key] = None
-            if len(self._touched) > _TOUCHED_MAX:
-                self._touched.popitem(last=False)
+            if key in self._owed:
+                self._owed[key] -= stop - start
+            else:
+                _remember(self._touched, key, None)
         return self._run(self._store.get(self._name(key), start, stop, length=key.length))
 
-    def touched(self, key: BlockKey) -> bool:
-        """Return whether a range of this block was fetched before: now all of it is wanted."""
-        return key in self._touched
+    def pays_whole(self, key: BlockKey, *, likely: bool) -> bool:
+        """Return whether to load all of a block, which no tier has, for a small part of it.
+
+        The first time it is loaded when more of it is ``likely`` to be read, or was touched by
+        a range before. If it is missing again the tiers could not keep it for long: then not
+        before ranges of it have cost as much as that load, so that a set of blocks which does
+        not fit costs at most twice what is read of it. With True the caller loads it now.
+        """
+        with self._lock:
+            if key in self._flights:
+                return True
+            first = key not in self._owed
+            pays = likely or key in self._touched if first else self._owed[key] <= 0
+            if pays:
+                _remember(self._owed, key, key.length)
+        return pays
+
+    def _owe(self, key: BlockKey, size_bytes: int) -> None:
+        with self._lock:
+            _remember(self._owed, key, size_bytes)
 
     def _start(self, flights: list[Flight]) -> None:
         """Load blocks here, if the store is inline, or let the loop do it."""
@@ -284,10 +314,14 @@ class Blocks:
                 return True
             if self._claim(flight):
                 return True
+            if flight.claim is not None:
+                # Its process gave up, died, or could not keep it. Nor could we, perhaps: with
+                # the claim those who wait would load one after the other, each for himself.
+                _release(flight)
+                return False
             now_s = time.monotonic()
             if (
-                flight.claim is not None  # its process gave up, died, or could not keep it
-                or now_s - max(began_s, self._node_shared_at_s) > _SILENCE_S
+                now_s - max(began_s, self._node_shared_at_s) > _SILENCE_S
                 or now_s - began_s > _FOLLOW_S
             ):
                 return False
@@ -366,6 +400,13 @@ class Blocks:
             self._uploaded_bytes,
             self._deleted,
         )
+
+
+def _remember(blocks: OrderedDict[BlockKey, T], key: BlockKey, value: T) -> None:
+    blocks[key] = value
+    blocks.move_to_end(key)
+    if len(blocks) > _TOUCHED_MAX:
+        blocks.popitem(last=False)
 
 
 def _release(flight: Flight) -> None:

@@ -7,7 +7,7 @@ much is asked for; a block that fails is the error of the reads that want it, an
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -29,23 +29,27 @@ Want: TypeAlias = "tuple[RangeRead, int, BlockSpan]"
 """A read, and the number and place of the part that it misses."""
 
 
-def wants_block(parts: Parts, read: RangeRead, key: BlockKey, span: BlockSpan) -> bool:
-    """Return whether all of a block is loaded for a read that misses one part of it.
+def wants_block(parts: Parts, key: BlockKey, wants: Sequence[Want]) -> bool:
+    """Return whether all of a block is loaded for what reads miss of it; if so, load it now.
 
     Where something is kept, a second touch loads the block; so does the first, when a whole
     file is read that shares its block with others (packed files): who reads one such file
-    will read its neighbours, and one request then brings some forty files of 100 KiB.
+    will read its neighbours, and one request then brings some forty files of 100 KiB. Blocks
+    that do not stay for the neighbours are an exception: see `Blocks.pays_whole`.
     """
+    missed_bytes = sum(span.stop - span.start for _, _, span in wants)
     if (
         not parts.blocks.ranged
         or key.length <= _WHOLE_BYTES
-        or (span.stop - span.start) * _RANGE_SHARE >= key.length
+        or missed_bytes * _RANGE_SHARE >= key.length
     ):
         return True
     # Where nothing is kept, the whole block would be thrown away again after each read.
-    return parts.options.cache_size_bytes > 0 and (
-        parts.blocks.touched(key) or (read.is_whole_file and read.attr.length < key.length)
-    )
+    if parts.options.cache_size_bytes == 0:
+        return len(wants) > 1
+    read = wants[0][0]
+    likely = len(wants) > 1 or (read.is_whole_file and read.attr.length < key.length)
+    return parts.blocks.pays_whole(key, likely=likely)
 
 
 class Gathering:
@@ -61,7 +65,7 @@ class Gathering:
         self._whole = whole
         self._waiting: dict[BlockKey, list[Want]] = {}
         self._queue: deque[BlockKey] = deque()
-        self._window: deque[tuple[BlockKey, Flight | Future[bytes]]] = deque()
+        self._window: deque[tuple[Sequence[Want], Flight | Future[bytes]]] = deque()
 
     def add(self, read: RangeRead) -> None:
         """Take over what a read misses."""
@@ -88,7 +92,8 @@ class Gathering:
             while self._queue or self._window:
                 while self._queue and self._has_room():
                     self._start(self._queue.popleft())
-                self._take(*self._window.popleft())
+                self._take(*self._window[0])
+                self._window.popleft()
         finally:
             # After an interrupt what is on its way is dropped.
             self._parts.blocks.abandon(
@@ -102,22 +107,25 @@ class Gathering:
         )
 
     def _is_wanted_whole(self, key: BlockKey) -> bool:
-        wants = self._waiting[key]
-        read, _, span = wants[0]
-        return self._whole or len(wants) > 1 or wants_block(self._parts, read, key, span)
+        return self._whole or wants_block(self._parts, key, self._waiting[key])
 
     def _start(self, key: BlockKey) -> None:
         if self._is_wanted_whole(key):
             self._load(key)
-        else:
-            ((_, _, span),) = self._waiting[key]
-            self._window.append((key, self._parts.blocks.begin_range(key, span.start, span.stop)))
+            return
+        wants = self._waiting[key]
+        while wants and self._has_room():
+            want = wants.pop(0)
+            coming = self._parts.blocks.begin_range(key, want[2].start, want[2].stop)
+            self._window.append(((want,), coming))
+        if wants:
+            self._queue.appendleft(key)
 
     def _load(self, key: BlockKey) -> None:
-        self._window.append((key, self._parts.blocks.begin((key,))[0]))
+        # Not a copy: reads that are added late share it.
+        self._window.append((self._waiting[key], self._parts.blocks.begin((key,))[0]))
 
-    def _take(self, key: BlockKey, coming: Flight | Future[bytes]) -> None:
-        wants = self._waiting.pop(key)
+    def _take(self, wants: Sequence[Want], coming: Flight | Future[bytes]) -> None:
         try:
             if isinstance(coming, Flight):
                 body = memoryview(self._parts.blocks.settle(coming))

@@ -49,6 +49,8 @@ def open_file(
     path = join_path(split_path(path))
     if kind == "a" and batch is not None:
         batch.check_append(path)
+    if kind == "x" and batch is not None:
+        batch.check_new(path)
     there = _find_file(parts, path)
     if there is not None and kind == "x":
         raise EntryExistsError(path)

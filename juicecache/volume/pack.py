@@ -12,10 +12,12 @@ by every file that was not refused, or by none.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
-from juicecache.errors import FileError, JuicecacheError
+from juicecache.errors import FileError, ObjectError
 from juicecache.meta.chunks import NewSlice
+from juicecache.meta.holding import Hold
 from juicecache.model.attr import Attr
 from juicecache.model.layout import CHUNK_BYTES
 from juicecache.model.slices import SliceRecord
@@ -67,14 +69,14 @@ class Pack:
         self._uploads = Uploads(parts)
         self._writer = SliceWriter(parts, self._uploads, 0)
         self._block_bytes = parts.layout.block_bytes
-        self._holder = 0
+        self._hold: Hold | None = None
         self.files: list[PackedFile] = []
         self.record: SliceRecord | None = None
 
     @property
     def has_stored(self) -> bool:
         """Whether blocks are stored, or on their way, that nothing points at."""
-        return not self._holder and (self.record is not None or self._writer.has_blocks)
+        return self._hold is None and (self.record is not None or self._writer.has_blocks)
 
     def has_room(self, size_bytes: int) -> bool:
         """Return whether another file of this size goes in."""
@@ -101,12 +103,16 @@ class Pack:
         if self.record is None and self._writer.has_content:
             self.record = self._writer.cut().record
 
+    def wait(self) -> None:
+        """Wait until all blocks of a closed pack are stored, and let go of their bytes."""
+        self._uploads.wait()
+
     def hold(self) -> None:
         """Keep what is stored referenced until the commit, however late that is."""
         self.close()
-        if self.record is not None and not self._holder:
+        if self.record is not None and self._hold is None:
             record = self.record
-            self._holder = self._uploads.commit(lambda: self._parts.meta.hold([record]))
+            self._hold = self._uploads.commit(lambda: self._parts.meta.hold([record]))
 
     def commit(self, files: list[PackedFile]) -> list[Attr | FileError]:
         """Commit some of the files, all of them in one transaction; return what came of each.
@@ -119,16 +125,20 @@ class Pack:
         """
         try:
             self.close()
+            self.wait()
+            stored = list(self._uploads.stored)
             outcomes = self._uploads.commit(lambda: self._commit(files))
-        except _NoneCommittedError as refused:
-            self.discard()
-            return list(refused.outcomes)
         except BaseException:
             self.discard()
             raise
+        filled = []
         for file, outcome in zip(files, outcomes, strict=True):
-            if isinstance(outcome, Attr):
+            if isinstance(outcome, Attr) and file.length:
+                filled.append(file)
                 compact_after_commit(self._parts, outcome, self._slices(file))
+        if not filled:
+            with suppress(ObjectError):  # nothing points at the slice; what stays gc collects
+                self._parts.blocks.delete(stored)
         self._release()
         return outcomes
 
@@ -139,11 +149,8 @@ class Pack:
 
     def _commit(self, files: list[PackedFile]) -> list[Attr | FileError]:
         contents = [(file.path, self._slices(file), file.exclusive) for file in files]
-        outcomes = self._parts.meta.commit_files(contents, time.time_ns())
-        refused = [outcome for outcome in outcomes if isinstance(outcome, FileError)]
-        if len(refused) == len(files):
-            raise _NoneCommittedError(refused)
-        return outcomes
+        held = [self._hold] if self._hold else []
+        return self._parts.meta.commit_files(contents, time.time_ns(), held=held)
 
     def _slices(self, file: PackedFile) -> list[NewSlice]:
         if not file.length:
@@ -151,18 +158,10 @@ class Pack:
         assert self.record is not None, file
         whole = self.record
         record = SliceRecord(0, whole.slice_id, whole.size, file.start, file.length)
-        return [NewSlice(0, record, fresh=not self._holder)]
+        return [NewSlice(0, record, fresh=self._hold is None)]
 
     def _release(self) -> None:
         """Let the file go that kept the slice referenced, and what only it points at."""
-        holder, self._holder = self._holder, 0
-        if holder:
-            release(self._parts, holder)
-
-
-class _NoneCommittedError(JuicecacheError):
-    """Every file was refused, so nothing points at the slice."""
-
-    def __init__(self, outcomes: list[FileError]) -> None:
-        super().__init__(outcomes)
-        self.outcomes = outcomes
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            release(self._parts, hold.inode)

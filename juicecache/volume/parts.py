@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 
 from juicecache.cache.stack import TierStack
 from juicecache.config import VolumeOptions, parse_meta, rsa_passphrase
-from juicecache.errors import ConfigError, JuicecacheError, VolumeFormatError
+from juicecache.errors import (
+    ConfigError,
+    EntryNotFoundError,
+    JuicecacheError,
+    NotDirectoryError,
+    VolumeFormatError,
+)
 from juicecache.meta.engine import Engine
 from juicecache.meta.service import Meta
 from juicecache.model.layout import Layout
@@ -68,7 +74,9 @@ def open_engine(meta: str | Engine, *, read_only: bool) -> Engine:
         return SqliteEngine(
             address.location, read_only=read_only, table_prefix=address.table_prefix
         )
-    raise ConfigError(f"{address}: this metadata engine is not served")
+    raise ConfigError(
+        f"{address}: this metadata engine is not served; this version serves sqlite3:// only"
+    )
 
 
 def read_setting(engine: Engine) -> Setting:
@@ -135,23 +143,25 @@ def build_parts(
         setting.check_secrets(
             given=[name for name in ("secret_key", "session_token") if getattr(options, name)]
         )
+        layout = setting.layout
         store = open_store(store_config(setting, options))
         if wrap_store is not None:
             store = wrap_store(store)
+        service = Meta(
+            engine,
+            setting,
+            read_only=options.read_only,
+            subdir=options.subdir,
+            heartbeat_s=options.heartbeat_s,
+            owner=(os.getuid(), os.getgid(), _umask()),
+        )
+        if options.subdir and ancestor is None:
+            _check_subdir(service, options.subdir)
         tiers = build_tiers(options) if ancestor is None else ancestor.tiers
     except JuicecacheError:
         if engine is not meta:
             engine.close()
         raise
-    layout = setting.layout
-    service = Meta(
-        engine,
-        setting,
-        read_only=options.read_only,
-        subdir=options.subdir,
-        heartbeat_s=options.heartbeat_s,
-        owner=(os.getuid(), os.getgid(), _umask()),
-    )
     if ancestor is not None:
         service.view.inherit(ancestor.meta.view)
     # Blocks on their way up are held in memory, by us and once more by the HTTP client:
@@ -169,6 +179,15 @@ def build_parts(
         threading.BoundedSemaphore(slots),
         BoundedExecutor(_CLEANERS, "juicecache-clean"),
     )
+
+
+def _check_subdir(service: Meta, subdir: str) -> None:
+    try:
+        is_directory = service.resolve("/").is_directory
+    except (EntryNotFoundError, NotDirectoryError):
+        is_directory = False
+    if not is_directory:
+        raise ConfigError(f"option subdir: {subdir!r} is no directory of the volume")
 
 
 def _umask() -> int:

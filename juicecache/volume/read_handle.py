@@ -211,7 +211,7 @@ class FileReader(io.BufferedIOBase):
         if not read.take_cached():
             if not read.is_whole_file:
                 return None
-            load_missing(self._parts(), (read,), whole=True)
+            load_missing(self._parts(), (read,))
         self._pos = self._expected = start + size
         return read
 
@@ -246,10 +246,10 @@ class FileReader(io.BufferedIOBase):
         read.plan()
         missed = not read.take_cached()
         if missed:
-            if sequential:
+            if sequential and not read.is_whole_file:
                 read.begin()
             else:
-                load_missing(parts, (read,))
+                load_missing(parts, (read,))  # a small file may share its block with others
             if sequential and not parts.blocks.inline:
                 self._segment_start, self._segment = start, b""
                 self._extend(parts, step, after=read.stop)

@@ -231,7 +231,7 @@ class RangeRead:
 
     def _content(self, number: int) -> memoryview:
         key, span = self._spans[number]
-        flight = self._arriving.pop(number, None)
+        flight = self._arriving.get(number)
         if isinstance(flight, Future):
             return memoryview(flight.result())
         if flight is None:
@@ -240,7 +240,9 @@ class RangeRead:
             if kept is not None:
                 return kept
             flight = self._parts.blocks.begin((key,))[0]
-        return memoryview(self._parts.blocks.settle(flight))[span.start : span.stop]
+        body = memoryview(self._parts.blocks.settle(flight))
+        self._arriving.pop(number, None)  # not before: an interrupt abandons what is in there
+        return body[span.start : span.stop]
 
     def _add_spans(self, index: int, extents: list[Extent]) -> None:
         layout = self._parts.layout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from juicecache.cache.group import DirectoryGroup
 from juicecache.cache.memory import MemoryTier
 from juicecache.cache.stack import TierStack
 from juicecache.cache.tier import Tier
-from juicecache.config import TierOptions, VolumeOptions
+from juicecache.config import TierOptions, VolumeOptions, default_cache_dir
 from juicecache.errors import ConfigError
+
+_log = logging.getLogger("juicecache")
 
 
 def build_tiers(options: VolumeOptions) -> TierStack:
@@ -20,7 +23,8 @@ def build_tiers(options: VolumeOptions) -> TierStack:
     Raises
     ------
     ConfigError
-        A folder cannot be used, or is named twice.
+        A folder cannot be used, is named twice, or is inside another one. Where nobody chose
+        the folder, one that cannot be made is no error: nothing is kept.
     """
     levels = options.tiers or _at_length(options)
     folders = [
@@ -29,7 +33,28 @@ def build_tiers(options: VolumeOptions) -> TierStack:
     for folder in folders:
         if folders.count(folder) > 1:
             raise ConfigError(f"the cache folder {folder} is in more than one tier")
-    return TierStack([_build(level, options) for level in levels])
+        for other in folders:
+            if folder.startswith(f"{other.rstrip('/')}/"):
+                raise ConfigError(
+                    f"the cache folder {folder} is inside of {other}, which is one too: "
+                    "each would count what the other keeps"
+                )
+    built: list[Tier] = []
+    try:
+        built.extend(_build(level, options) for level in levels)  # one by one: all are closed
+    except ConfigError as error:
+        for tier in built:
+            tier.close()
+        by_default = not options.tiers and options.cache_dir == default_cache_dir()
+        if by_default and isinstance(error.__cause__, OSError):
+            _log.warning("nothing is cached: %s; cache_dir names another folder", error)
+            return TierStack([])
+        option = "tiers" if options.tiers else "cache_dir"
+        instead = " instead of tiers" if options.tiers else ""
+        raise ConfigError(
+            f"option {option}: {error}; name another folder, or give cache_size=0{instead}"
+        ) from error
+    return TierStack(built)
 
 
 def _at_length(options: VolumeOptions) -> tuple[TierOptions, ...]:

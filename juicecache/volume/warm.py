@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from juicecache.cache.stack import TierStack
 from juicecache.errors import JuicecacheError
 from juicecache.model.layout import BlockKey
 from juicecache.volume.blocks import Flight
@@ -15,7 +16,11 @@ from juicecache.volume.parts import Parts
 
 @dataclass(frozen=True, slots=True)
 class WarmReport:
-    """What a warm-up saw and did so far; ``cached_*`` were in a tier before."""
+    """What a warm-up saw and did so far; ``cached_*`` were in a tier before.
+
+    ``dropped_blocks``, known at the end, were cached or loaded and are in no tier now: these had
+    no room for them, or gave it to others. Of very many blocks, those visited last are looked at.
+    """
 
     files: int = 0
     blocks: int = 0
@@ -25,6 +30,7 @@ class WarmReport:
     loaded_blocks: int = 0
     loaded_bytes: int = 0
     evicted_blocks: int = 0
+    dropped_blocks: int = 0
     errors: tuple[str, ...] = ()
 
 
@@ -32,14 +38,15 @@ _ERRORS_MAX = 100
 """Errors kept in a report: enough to see the pattern, bounded for a million files."""
 _SEEN_MAX = 131_072
 """Blocks remembered as visited, some 30 MB: files that share one (packed ones, copies) are
-mostly near each other, and a block that is visited again only counts as cached."""
+mostly near each other, and a block that is visited again only counts as cached. At the end it
+takes half a second at most to see whether they stayed."""
 
 
 class _Seen:
-    """The blocks visited last."""
+    """The blocks visited last, and whether each was in a tier then or was put there."""
 
     def __init__(self) -> None:
-        self._keys: dict[BlockKey, None] = {}
+        self._keys: dict[BlockKey, bool] = {}
 
     def add(self, key: BlockKey) -> bool:
         """Note a visit; False for a block that was visited before."""
@@ -47,8 +54,17 @@ class _Seen:
             return False
         if len(self._keys) >= _SEEN_MAX:
             del self._keys[next(iter(self._keys))]
-        self._keys[key] = None
+        self._keys[key] = False
         return True
+
+    def expect(self, key: BlockKey) -> None:
+        """Note that a tier should have a block now."""
+        if key in self._keys:
+            self._keys[key] = True
+
+    def dropped(self, tiers: TierStack) -> int:
+        """Return how many that should be in a tier are in none."""
+        return sum(expected and not tiers.contains(key) for key, expected in self._keys.items())
 
 
 def warm_paths(
@@ -87,11 +103,13 @@ def _warm(
                 report = _failed(report, f"{file}: {error}")
                 continue
             for key in filter(seen.add, keys):
-                report = _visit(parts, key, window, report, check=check, evict=evict)
+                report = _visit(parts, key, window, seen, report, check=check, evict=evict)
             if progress is not None:
                 progress(report)
     while window:
-        report = _take(parts, window.popleft(), report)
+        report = _take(parts, window.popleft(), seen, report)
+    if not check and not evict:
+        report = replace(report, dropped_blocks=seen.dropped(parts.tiers))
     if progress is not None:
         progress(report)
     return report
@@ -101,6 +119,7 @@ def _visit(
     parts: Parts,
     key: BlockKey,
     window: deque[Flight],
+    seen: _Seen,
     report: WarmReport,
     *,
     check: bool,
@@ -111,6 +130,7 @@ def _visit(
         gone = parts.tiers.delete(key)
         return replace(report, evicted_blocks=report.evicted_blocks + gone)
     if parts.tiers.where(key) is not None:
+        seen.expect(key)
         return replace(
             report,
             cached_blocks=report.cached_blocks + 1,
@@ -123,16 +143,17 @@ def _visit(
         len(window) >= parts.options.max_downloads
         or parts.blocks.loading_bytes >= parts.options.buffer_size_bytes
     ):
-        report = _take(parts, window.popleft(), report)
+        report = _take(parts, window.popleft(), seen, report)
     window.extend(parts.blocks.begin((key,)))
     return report
 
 
-def _take(parts: Parts, flight: Flight, report: WarmReport) -> WarmReport:
+def _take(parts: Parts, flight: Flight, seen: _Seen, report: WarmReport) -> WarmReport:
     try:
         body = parts.blocks.settle(flight)
     except JuicecacheError as error:
         return _failed(report, str(error))
+    seen.expect(flight.key)
     return replace(
         report,
         loaded_blocks=report.loaded_blocks + 1,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from juicecache.errors import MetaError, StaleHandleError
 from juicecache.meta.chunks import NewSlice
+from juicecache.meta.holding import Hold
 from juicecache.model.attr import Attr
 from juicecache.volume.batch import Batch
 from juicecache.volume.cleaning import log, release
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _SECURED_AGE_S = 600.0
 """Stored blocks wait this long for a reference, as far as writes come by: the official collector
 removes unreferenced objects after an hour."""
+_SECURE_AGAIN_S = 60.0
+"""After a failure: a write should not wait for a database that is away each time."""
 _SECURED_SLICES = 256
 """Slices secured at once (16 GiB): a transaction must not hold the database lock for long."""
 _COMMITTED_SLICES_MAX = 10_000
@@ -78,7 +81,8 @@ class FileWriter(io.BufferedIOBase):
         self.path = path
         self.replaces = not inode
         self._batch = batch
-        self._holders: list[int] = []
+        self._holders: list[Hold] = []
+        self._secure_at_s = float("-inf")
         self._held_slices = 0
         self.mode = mode
         self._autocommit = autocommit
@@ -128,9 +132,12 @@ class FileWriter(io.BufferedIOBase):
         if self._autocommit and whole:
             self._commit()
             return
+        if time.monotonic() < self._secure_at_s:
+            return
         try:
             self.hold()
         except MetaError as error:
+            self._secure_at_s = time.monotonic() + _SECURE_AGAIN_S
             # The commit looks for blocks that waited for too long, so nothing is lost unseen.
             log.warning("%s: stored blocks could not be kept referenced: %s", self.path, error)
 
@@ -165,8 +172,8 @@ class FileWriter(io.BufferedIOBase):
     def _release(self) -> None:
         holders, self._holders, self._held_slices = self._holders, [], 0
         if os.getpid() == self._pid:
-            for inode in holders:
-                release(self._parts(), inode)
+            for one in holders:
+                release(self._parts(), one.inode)
 
     def discard(self) -> None:
         """Forget what is not committed, remove its objects, and close. Safe to repeat."""
@@ -256,7 +263,13 @@ class FileWriter(io.BufferedIOBase):
         meta = self._parts().meta
         if self._inode:
             return meta.commit(self.path, self._inode, self._slices, time.time_ns())
-        attr = meta.commit_file(self.path, self._slices, time.time_ns(), exclusive=self._exclusive)
+        attr = meta.commit_file(
+            self.path,
+            self._slices,
+            time.time_ns(),
+            exclusive=self._exclusive,
+            held=self._holders,
+        )
         self._inode = attr.inode
         self._on_open(attr.inode)
         return attr

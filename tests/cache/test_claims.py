@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -185,3 +186,28 @@ def test_a_stack_asks_the_tier_that_processes_share(tmp_path):
     assert probe.claim(KEY) is not None
     stack.close()
     probe.close()
+
+
+def test_a_block_larger_than_the_quota_is_free(tmp_path):
+    tier = open_tier(tmp_path, capacity_bytes=8192)
+    assert tier.claim(block(1, 9000)[0]) is FREE
+    assert tier.claim(block(2, 5000)[0]) not in (None, FREE)
+    tier.close()
+
+
+def test_a_tier_that_is_dropped_leaves_nothing_open(tmp_path):
+    def files() -> list[str]:
+        open_files = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+        targets = [os.readlink(name) for name in open_files if os.path.lexists(name)]
+        return [target for target in targets if target.startswith(str(tmp_path))]
+
+    tier, other = open_tier(tmp_path), open_tier(tmp_path)
+    assert tier.put(*block(1, 1000))
+    claim = tier.claim(KEY)
+    assert other.claim(KEY) is None
+    assert len(files()) == 3
+    del tier, claim
+    gc.collect()
+    assert other.claim(KEY) is not None
+    other.close()
+    assert files() == []

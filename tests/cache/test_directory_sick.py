@@ -251,6 +251,50 @@ def test_a_folder_without_rights_is_sick_until_they_are_back(clock):
         assert in_child(act) == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "size", "reason"),
+    [
+        ({"capacity_bytes": 1 << 20}, 2 << 20, "a block takes 2.0 MiB, the quota (cache_size) is"),
+        ({"eviction": "none", "capacity_bytes": 1 << 20}, 900_000, "MiB of the quota (cache_size)"),
+        ({"eviction": "none", "capacity_items": 1}, 1000, "cache_items=1"),
+        ({"free_space_ratio": 0.9999999}, 1 << 20, "beyond free_space_ratio=1"),
+    ],
+)
+def test_a_limit_that_keeps_blocks_out_is_told(tmp_path, clock, caplog, options, size, reason):
+    tier = DirectoryTier(
+        tmp_path, clock=clock, **{"capacity_bytes": 1 << 30, "free_space_ratio": 0, **options}
+    )
+    if "eviction" in options:
+        assert tier.put(*block(1, 300_000))
+    for number in range(2, 9):
+        assert tier.put(*block(number, size)) is False
+    stats = tier.stats()
+    assert (stats.state, stats.errors) == ("full", 0)
+    assert reason in stats.reason
+    assert stats.reason.endswith(f"at {tmp_path}")
+    assert tier.stats().state == "full"  # to look is no write
+    assert len(caplog.records) == 1
+    if "free_space_ratio" not in options:
+        tier.delete(block(1, 300_000)[0])
+        assert tier.put(*block(1, 3000))
+        assert (tier.stats().state, tier.stats().reason) == ("ok", "")
+        assert tier.put(*block(10, 2 << 20)) is False
+        assert tier.stats().state == "full"
+        assert len(caplog.records) == 1
+    tier.close()
+
+
+def test_a_memory_disk_that_is_too_small_is_told(tmp_path):
+    with tmpfs(tmp_path / "disk", "2m") as disk:
+        tier = DirectoryTier(disk, capacity_bytes=1 << 30)
+        assert tier.put(*block(1, 4 << 20)) is False
+        stats = tier.stats()
+        assert stats.state == "full"
+        assert "a block takes 4.0 MiB, 1.8 MiB of the disk" in stats.reason
+        assert "free_space_ratio=0.1" in stats.reason
+        tier.close()
+
+
 def test_a_group_shows_the_worst_of_its_members(tmp_path, clock, monkeypatch):
     group = DirectoryGroup([open_tier(tmp_path / name, clock) for name in "ab"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -161,7 +162,81 @@ def test_a_folder_that_is_not_ours_is_refused(place):
     assert list((folder / "elsewhere").iterdir()) == []
 
 
+EXCHANGED = """
+own = Path(path) / f"{LAYOUT}-u{user}"
+for number in (1, 2, 3):
+    assert tier.put(*block(number, 50_000))
+key, content = block(1, 50_000)
+assert tier.get(key) == content and tier.get(key, 0, 99) == content[:99]
+print("ready", flush=True)
+sys.stdin.readline()
+assert own.stat().st_uid != user
+buffer = memoryview(bytearray(99))
+for number in (1, 2, 3):
+    key, _ = block(number, 50_000)
+    assert tier.get(key) is None and tier.get(key, 0, 99) is None
+    assert not tier.get_into(key, 0, 99, buffer) and not tier.contains(key)
+    assert not tier.put(*block(number, 50_000))
+stats = tier.stats()
+assert (stats.corrupt, stats.misses, stats.state) == (0, 9, "sick"), stats
+assert "belongs to user" in stats.reason
+assert len(list(own.glob("[!.]*/*/*"))) == 3
+"""
+
+
+def test_a_folder_put_in_the_place_of_ours_gives_nothing(place):
+    """The owner of the folder above may do that, in spite of its sticky bit."""
+    above = place / "jc"
+    above.mkdir()
+    above.chmod(0o1777)
+    os.chown(above, ALICE, ALICE)
+    own = above / f"{LAYOUT}-u{BOB}"
+    code = f"from juicecache.cache.block_file import LAYOUT\n{EXCHANGED}"
+    with start(code, above, BOB, []) as process:
+        assert process.stdout.readline() == "ready\n"
+        own.rename(above / "aside")
+        subprocess.run(["cp", "-a", above / "aside", own], check=True)
+        for found in [own, *own.rglob("*")]:
+            os.chown(found, ALICE, ALICE)
+            found.chmod(0o777)
+        _, said = process.communicate("go\n", timeout=60)
+    assert process.returncode == 0
+    assert f"its folder belongs to user {ALICE}" in said
+
+
+def test_a_shared_folder_that_is_removed_is_made_again_for_all(place):
+    place.chmod(0o1777)
+    tier = open_tier(place / "jc")
+    assert tier.put(*block(1, 5000))
+    shutil.rmtree(place / "jc")
+    assert tier.put(*block(1, 5000))
+    tier.close()
+    assert stat.S_IMODE((place / "jc").stat().st_mode) == 0o1777
+    assert run(PUT + GET, place / "jc", ALICE) == ""
+
+
 # ---------------------------------------------------------------------- a tier of a group
+
+
+def test_a_group_folder_of_another_user_is_not_shared(team):
+    """Whoever made it could feed the others; root is a member of no group by being root."""
+    os.chown(team, ALICE, TEAM)
+    team.chmod(0o2770)
+    assert prepare_root(team)[1] is PRIVATE
+    shared = f"assert tier._access.shared is (user == {ALICE})"
+    assert run(shared, team, ALICE, [TEAM]) == ""
+    assert run(shared, team, BOB, [TEAM]) == ""
+
+
+def test_a_group_folder_that_is_removed_is_not_made_again(team):
+    tier = open_tier(team)
+    assert tier.put(*block(1, 5000))
+    shutil.rmtree(team)
+    assert not tier.put(*block(2, 5000))
+    assert tier.stats().state == "sick"
+    assert "not there for our group" in tier.stats().reason
+    assert not team.exists()
+    tier.close()
 
 
 def test_members_of_a_group_share_one_tier(team):

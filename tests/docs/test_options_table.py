@@ -49,6 +49,19 @@ def test_every_option_stands_in_the_table_with_its_default_and_reason(
         assert all(bound in value for bound in (option.low, option.high, *option.choices))
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_what_a_page_keeps_is_what_the_code_says(from_code: ModuleType, page: Path) -> None:
+    """If not: ``python docs/from_code.py --write``."""
+    text = page.read_text("utf-8")
+    assert from_code.refresh(text) == text
+
+
+def test_the_tables_stand_in_the_files_and_once_in_what_is_built(from_code: ModuleType) -> None:
+    for page, line in [("options.md", "| `cache_dir` |"), ("cli.md", "## warmup\n")]:
+        assert (DOCS / page).read_text("utf-8").count(line) == 1
+        assert filled(from_code, page).count(line) == 1
+
+
 def test_the_default_that_is_shown_is_the_one_that_is_used() -> None:
     defaults = VolumeOptions()
     for option in OPTIONS:

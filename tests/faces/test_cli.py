@@ -238,6 +238,14 @@ def test_explain_and_warmup_see_the_cache(run: Run, volume: str) -> None:
     assert "3 blocks (8.6 MiB) in the cache" in run("warmup", "--check", path).out
 
 
+def test_a_warmup_of_more_than_the_cache_holds_fails(run: Run, volume: str) -> None:
+    assert run("warmup", f"{volume}/", "--evict").code == 0
+    found = run("warmup", f"{volume}/", "--cache-size", "512KiB")
+    assert found.code == 1
+    assert "the cache is too small: 3 of these blocks did not stay in it" in found.out
+    assert "quota (cache_size) is 0.5 MiB" in found.out
+
+
 def test_warmup_takes_a_list_and_reports_lost_objects(
     run: Run, volume: str, tmp_path: Path
 ) -> None:
@@ -347,6 +355,15 @@ def test_rm(run: Run, volume: str) -> None:
     assert "whole volume" in run("rm", "-r", f"{volume}/").err
 
 
+def test_a_copy_that_is_run_again_lands_in_the_same_place(
+    run: Run, volume: str, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        assert run("cp", "-r", tmp_path / "source", f"{volume}/x/").code == 0
+        assert run("ls", f"{volume}/x").out.split() == ["source"]
+        assert run("ls", f"{volume}/x/source").out.split() == ["a"]
+
+
 # ---------------------------------------------------------------------- upkeep
 
 
@@ -363,6 +380,14 @@ def test_gc_finds_and_removes_leaked_objects(run: Run, volume: str, tmp_path: Pa
     assert run("gc", "photos", "--delete", "--compact").code == 0
     assert not leaked.exists()
     assert run("fsck", "photos").code == 0
+
+
+def test_gc_says_why_objects_are_skipped(run: Run, volume: str, tmp_path: Path) -> None:
+    folder = next((tmp_path / "bucket").rglob("*_8")).parent
+    assert "skipped:" not in run("gc", "photos").out
+    (folder / "99_0_4").write_bytes(b"leak")
+    assert "skipped: younger than 60 minutes" in run("gc", "photos", "--delete").out
+    assert "younger than an hour" in " ".join(run("gc", "--help").out.split())
 
 
 def test_fsck_tells_damage_by_its_exit_code(run: Run, volume: str, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_ranges_are_those_of_a_slice(fs, start, end):
 
 def test_bytes_without_a_copy_of_them(fs):
     fs.pipe("/d/file", CONTENT)
-    for path in ("/d/file", "juicecache://volume/d/file"):
+    for path in ("/d/file", "juicecache://faces/d/file"):
         view = fs.cat_view(path, 5, -5)
         assert view == CONTENT[5:-5]
         assert view.readonly

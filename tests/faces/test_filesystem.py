@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import pickle
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -66,6 +67,17 @@ def test_a_path_has_a_full_url(fs):
     assert fs.volume.setting.uuid in fs.fsid
 
 
+def test_a_url_of_another_volume_is_refused(fs):
+    fs.pipe("/x", b"kept")
+    for call in (fs.rm, fs.cat, fs.info, fs.exists, lambda path: fs.mv("/x", path)):
+        with pytest.raises(ConfigError, match=r"in volume 'photos', .* is volume 'faces'"):
+            call("juicecache://photos/x")
+    with pytest.raises(ConfigError, match="photos"):
+        fs.rm(["/x", "jc://photos/x"])
+    assert [fs.cat(path) for path in ("/x", "jc://faces/x", "juicecache:///x")] == [b"kept"] * 3
+    assert pickle.loads(pickle.dumps(fs)).cat("juicecache://faces/x") == b"kept"
+
+
 def test_the_environment_and_the_list_know_the_volume(place, tmp_path, monkeypatch):
     monkeypatch.setenv("JUICECACHE_META", place.meta)
     fs = fsspec.filesystem("juicecache", volume="faces", cache_dir=place.options["cache_dir"])
@@ -89,6 +101,24 @@ def test_an_address_of_another_volume_is_refused(place):
 def test_an_unknown_option_names_the_nearest(place):
     with pytest.raises(ConfigError, match="did you mean 'cache_size'"):
         JuiceCacheFileSystem("faces", meta=place.meta, cach_size="1GiB")
+    with pytest.raises(ConfigError, match="unknown option 'volum'; did you mean 'volume'"):
+        JuiceCacheFileSystem(volum="faces")
+
+
+def test_a_subdir_must_be_there_when_the_volume_is_opened(fs, open_fs):
+    fs.pipe({"/file": b"", "/d/below": b"1"})
+    for missing in ("/nope", "file", "d/below/more"):
+        with pytest.raises(ConfigError, match=f"option subdir: '{missing}'"):
+            open_fs(subdir=missing)
+    assert open_fs(subdir="d").ls("/", detail=False) == ["/below"]
+
+
+def test_a_put_that_is_run_again_lands_in_the_same_place(fs, tmp_path):
+    (tmp_path / "big").mkdir()
+    (tmp_path / "big/one").write_bytes(b"1")
+    for _ in range(2):
+        fs.put(f"{tmp_path}/big/", "/x/", recursive=True)
+        assert fs.find("/") == ["/x/one"]
 
 
 # ---------------------------------------------------------------------- looking

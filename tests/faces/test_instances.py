@@ -195,3 +195,15 @@ def test_the_loop_belongs_to_fsspec(open_fs, arguments, tmp_path):
     fs.get("/a", str(tmp_path / "a"))
     assert (tmp_path / "a").read_bytes() == b"x"
     assert (fs.loop is None) == bool(arguments)
+
+
+def test_the_errors_are_an_attribute_of_the_package(run_script):
+    run_script(
+        """
+        import sys
+        import juicecache
+
+        assert "juicecache.errors" not in sys.modules
+        assert issubclass(juicecache.errors.BatchError, juicecache.errors.JuicecacheError)
+        """
+    )

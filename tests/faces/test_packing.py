@@ -6,8 +6,10 @@ import asyncio
 import threading
 
 import pytest
+from fsspec.asyn import sync
 
-from juicecache.errors import BatchError
+from juicecache.errors import BatchError, UnsupportedError
+from juicecache.faces import contents
 
 CONTENTS = {f"/set/{number:03}": bytes([number]) * (500 + number) for number in range(60)}
 LARGE = bytes(range(256)) * 8192  # 2 MiB: over a quarter of a block
@@ -115,14 +117,59 @@ def test_one_bad_name_does_not_keep_the_others_back(fs):
         fs.pipe({"/set/005": b"alone"})
 
 
-def test_what_was_copied_before_a_local_error_stays(fs, source):
+def test_a_local_file_that_cannot_be_read_does_not_keep_the_others_back(fs, source):
     wanted = [str(source / path[1:]) for path in CONTENTS]
-    targets = list(CONTENTS)
-    with pytest.raises(FileNotFoundError, match="absent"):
-        fs.put([*wanted, str(source / "absent")], [*targets, "/absent"])
-    found = fs.find("/")
-    assert "/absent" not in found
-    assert {path: fs.cat_file(path) for path in found} == {path: CONTENTS[path] for path in found}
+    with pytest.raises(BatchError) as caught:
+        fs.put([*wanted, str(source / "absent")], [*CONTENTS, "/absent"])
+    assert list(caught.value.failed) == ["/absent"]
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+    assert sorted(caught.value.committed) == fs.find("/") == list(CONTENTS)
+    with pytest.raises(FileNotFoundError):
+        fs.put([str(source / "absent")], ["/absent"])
+    with fs.transaction:
+        with pytest.raises(FileNotFoundError):
+            fs.put([str(source / "absent"), wanted[0]], ["/absent", "/present"])
+        fs.pipe_file("/other", b"1")
+    assert fs.exists("/present")
+    assert fs.exists("/other")
+
+
+def test_an_interrupted_copy_stops(fs, source, monkeypatch):
+    wanted = [str(source / path[1:]) for path in CONTENTS]
+    monkeypatch.setattr(contents, "sync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fs.put(wanted, list(CONTENTS))
+    monkeypatch.undo()
+    assert fs.find("/") == []
+    fs.put(wanted, list(CONTENTS))
+    assert fs.find("/") == list(CONTENTS)
+
+
+def interrupted(loop, call, *arguments, **options):
+    """Do the work, and be interrupted before its end is seen."""
+    sync(loop, call, *arguments, **options)
+    raise KeyboardInterrupt
+
+
+def test_transactions_do_not_nest(fs):
+    with pytest.raises(UnsupportedError, match="do not nest"):
+        nest(fs)
+    assert fs.find("/") == []
+    with fs.transaction:
+        fs.pipe_file("/after", b"1")
+    fs.start_transaction()
+    with pytest.raises(UnsupportedError, match="do not nest"):
+        fs.start_transaction()
+    fs.pipe_file("/by-hand", b"1")
+    fs.end_transaction()
+    assert fs.find("/") == ["/after", "/by-hand"]
+
+
+def nest(fs):
+    with fs.transaction:
+        fs.pipe_file("/outer", b"1")
+        with fs.transaction:
+            fs.pipe_file("/inner", b"2")
 
 
 def test_a_caught_error_inside_a_transaction_takes_nothing_else_with_it(fs, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import subprocess
@@ -108,3 +109,14 @@ def test_descriptors_go_with_the_databases(tmp_path):
     names = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
              if os.path.islink(f"/proc/self/fd/{fd}")]  # fmt: skip
     assert [name for name in names if name.startswith(f"{tmp_path}/")] == []
+
+
+def test_descriptors_go_with_databases_that_were_dropped(tmp_path):
+    for number in range(5):
+        engine = SqliteEngine(tmp_path / f"{number}.db")
+        engine.prepare()
+        assert isinstance(engine.stamp()[1], bytes)
+        (index,) = [one for one in wal_index._indexes.values() if one.users]
+        del engine
+        gc.collect()
+        assert index.users == 0

@@ -27,7 +27,10 @@ def through_a_volume(meta: str) -> None:
 
 
 def through_fsspec(fs: JuiceCacheFileSystem) -> None:
-    fs.pipe({"/a": b"1", "/b": b"2"})
+    try:
+        fs.pipe({"/a": b"1", "/b": b"2"})
+    except juicecache.errors.BatchError as error:
+        assert_type(error.committed, tuple[str, ...])
     assert_type(fs.cat_file("/a"), bytes)
     assert_type(fs.cat_ranges(["/a", "/b"], 0, [1, None]), list[bytes | Exception])
     assert_type(fs.exists("/a"), bool)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -388,7 +390,7 @@ def test_what_waits_for_long_is_kept_from_collectors(site, content):
             batch.write(path, body)
         with volume.open("/large", "wb", batch=batch) as file:
             file.write(large)
-        batch._on_time()  # what the timer does
+        batch.secure()  # what the timer does
         assert sustained(other) == 2
         assert sums_wrong(site.folder / "meta.db") == []
         other.gc(delete=True, min_age_s=0)
@@ -430,10 +432,10 @@ def test_a_hold_whose_reply_was_lost_is_made_sure_of(site, content, when, caplog
         with volume.open("/large", "wb", batch=batch) as file:
             file.write(content(2 * site.block, 7))
         engine.lose = when
-        batch._on_time()
+        batch.secure()
         assert ("could not be kept referenced" in caplog.text) == (when == "before")
         assert sustained(other) == (1 if when == "before" else 2)
-        batch._on_time()
+        batch.secure()
         assert sustained(other) == 2
         other.gc(delete=True, min_age_s=0)
     caplog.clear()
@@ -453,7 +455,7 @@ def test_a_batch_that_could_not_be_held_notices_what_collectors_took(site, conte
     for path, body in bodies(content, 100).items():
         batch.write(path, body)
     engine.lose = "before"
-    batch._on_time()
+    batch.secure()
     site.open().gc(delete=True, min_age_s=0)
     monkeypatch.setattr(writer_module, "_UNREFERENCED_S_MAX", -1.0)
     with pytest.raises(BatchError) as caught:
@@ -470,7 +472,7 @@ def test_a_long_batch_that_is_discarded_leaves_nothing(site, content):
         batch.write(path, body)
     with volume.open("/large", "wb", batch=batch) as file:
         file.write(content(2 * site.block, 7))
-    batch._on_time()
+    batch.secure()
     batch.discard()
     volume.close()
     other = site.open()
@@ -489,3 +491,124 @@ def test_the_timer_of_a_batch_that_is_not_deferred_commits(site, content, monkey
         batch.write("/after", b"x")
     assert read_all(other, files) == files
     assert other.read_file("/after") == b"x"
+
+
+# ---------------------------------------------------------------------- whatever is written
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_large_files_of_a_batch_are_stored_by_themselves(big_site, content, deferred):
+    volume = big_site.open(cache_size=0)
+    large = content(CHUNK_BYTES + 5)
+    buffer = bytearray(content(big_site.block, 3))
+    with volume.batch(deferred=deferred) as batch:
+        batch.write("/large", large)
+        for number in range(5):
+            batch.write(f"/buffer{number}", buffer)
+        buffer[:] = bytes(len(buffer))  # it was free again
+        batch.write("/small", b"small")
+    assert volume.read_file("/large") == large
+    for number in range(5):
+        assert volume.read_file(f"/buffer{number}") == content(big_site.block, 3)
+    assert volume.read_file("/small") == b"small"
+
+
+def test_one_path_in_two_sizes_gets_the_last_content(site, content):
+    volume = site.open()
+    for first, last in ((b"s", content(site.block)), (content(site.block), b"s")):
+        assert volume.write_files([("/a", first), ("/b", b"x")]) == [None, None]
+        with volume.batch(deferred=True) as batch:
+            batch.write("/a", first)
+            batch.write("//a", last)
+        assert volume.read_file("/a") == last
+
+
+def test_what_is_no_content_is_refused_at_once_and_hurts_no_other(site):
+    volume = site.open()
+    with volume.batch() as batch:
+        batch.write("/a", b"good")
+        with pytest.raises(TypeError, match=r"^/b: the content must be contiguous bytes"):
+            batch.write("/b", memoryview(bytes(10))[::2])
+        with pytest.raises(TypeError, match=r"^/c: .*str"):
+            batch.write("/c", "text")
+        batch.write("/d", b"good")
+    assert [entry.name for entry in volume.list_directory("/")] == ["a", "d"]
+    outcomes = volume.write_files([("/e", "text"), ("/f", b"good")])
+    assert isinstance(outcomes[0], TypeError)
+    assert outcomes[1] is None
+
+
+def test_a_name_is_exclusive_inside_the_batch_too(site):
+    volume = site.open()
+    with volume.batch(deferred=True) as batch:
+        batch.write("/a", b"1", exclusive=True)
+        with pytest.raises(EntryExistsError, match="same batch"):
+            batch.write("/a", b"2", exclusive=True)
+        with pytest.raises(EntryExistsError, match="same batch"):
+            volume.open("/a", "xb", batch=batch)
+    assert volume.read_file("/a") == b"1"
+
+
+def test_a_slice_of_which_only_empty_files_are_accepted_goes(site):
+    volume = site.open()
+    volume.make_directory("/folder")
+    with pytest.raises(BatchError):
+        write_all(volume, {"/folder": b"content", "/empty": b""})
+    assert volume.exists("/empty")
+    assert site.block_names() == []
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_large_file_that_is_refused_at_its_commit_leaves_nothing(site, content, held):
+    volume, other = site.open(), site.open()
+    batch = volume.batch(deferred=True)
+    batch.write("/small", b"1")
+    batch.write("/taken", content(2 * site.block), exclusive=True)
+    other.make_directory("/taken")
+    if held:
+        batch.secure()
+    with pytest.raises(BatchError):
+        batch.commit()
+    volume.close()
+    assert len(site.block_names()) == 1
+    assert (sustained(other), [row.refs for row in references(other)]) == (0, [1])
+
+
+def test_what_is_held_does_not_count_twice(site, content):
+    change_volume(site.meta, capacity_bytes=1 << 20)
+    volume = site.open()
+    files = {f"/{number}": content(site.block // 4, number) for number in range(36)}
+    with volume.batch(deferred=True) as batch:
+        for path, body in files.items():
+            batch.write(path, body)
+        batch.write("/large", content(site.block))
+        batch.secure()
+    assert read_all(volume, files) == files
+    volume.close()
+    other = site.open()
+    assert other.usage().used_bytes == 36 * site.block // 4 + site.block
+
+
+def test_stored_bytes_of_a_long_batch_are_let_go(site, content, monkeypatch):
+    monkeypatch.setattr(pack_module, "FILES_MAX", 4)
+    volume = site.open(looped=True, max_uploads=2)
+    site.store(volume).delay("put", 0.001)
+    with volume.batch(deferred=True) as batch:
+        for number in range(100):
+            batch.write(f"/{number}", content(site.block // 4, number))
+            pending = sum(len(pack._uploads._pending) for pack in batch._waiting)
+            assert pending <= 2 * batch_module._WAITING_MAX + 2
+    assert volume.read_file("/99") == content(site.block // 4, 99)
+
+
+def test_a_forgotten_batch_goes_with_its_timer(site, content):
+    volume = site.open()
+    batch = volume.batch(deferred=True)
+    batch.write("/large", content(site.block))
+    timer, alive = batch._timer, weakref.ref(batch)
+    assert timer is not None
+    del batch
+    gc.collect()
+    assert alive() is None
+    timer.function(*timer.args)  # finds nobody
+    timer.cancel()

@@ -75,7 +75,7 @@ def work(path, deferred, ending):
     with volume.open("/log", "ab", batch=batch) as file:
         file.write(b"new")
     if ending != "commit":
-        batch._on_time()  # what the timer does
+        batch.secure()  # what the timer does
     write(range(8, 12))
     if ending == "discard":
         batch.discard()
@@ -214,7 +214,8 @@ def test_wherever_a_process_is_killed_every_pack_is_whole(tmp_path, run, deferre
         seen.append(check(path))
     assert status == 0
     assert call > 20
-    assert seen == sorted(seen)
+    # Not in order call by call: what is released is cleaned by threads, at their own pace.
+    assert seen[-1] == max(seen)
     assert set(seen) == ({0} if ending == "discard" else set(range(len(STEPS) + 1)))
 
 

@@ -22,6 +22,7 @@ from juicecache.cache.directory import DirectoryTier
 from juicecache.cache.memory import MemoryTier
 from juicecache.cache.stack import TierStack
 from juicecache.runtime import loop_thread
+from juicecache.testing.tier_contract import block
 from juicecache.testing.tier_faults import FaultyTier, damage
 from juicecache.volume import blocks as module
 from juicecache.volume.insight import file_blocks
@@ -288,7 +289,10 @@ def with_tiers(volume, *tiers) -> module.Blocks:
 def test_nobody_waits_where_nothing_is_kept(node, site):
     """A full tier keeps no block, so that whoever waited would load it after all."""
     volume = site.open(cache_size="0", looped=True)
-    directory = DirectoryTier(node.cache, capacity_bytes=4096, free_space_ratio=0)
+    directory = DirectoryTier(
+        node.cache, capacity_bytes=site.block + 8192, free_space_ratio=0, eviction="none"
+    )
+    assert directory.put(*block(1, 9000))
     blocks = with_tiers(volume, directory)
     first, second = list(file_blocks(volume.parts(), "/a")[2])[:2]
     flights = blocks.begin((first,))
@@ -300,6 +304,73 @@ def test_nobody_waits_where_nothing_is_kept(node, site):
     assert directory.claim(first) is FREE
     blocks.settle(flights[0])
     directory.close()
+
+
+def test_who_waited_in_vain_loads_beside_the_others(node, site):
+    """What the tier did not keep for the first it will not keep for those who wait."""
+    events = [asyncio.Event(), asyncio.Event()]
+    volumes = [site.open(cache_size="0", looped=True) for _ in range(6)]
+    every = []
+    for number, volume in enumerate(volumes):
+        site.store(volume).hold("get", events[number > 0])
+        full = FaultyTier(DirectoryTier(node.cache, capacity_bytes=1 << 30, free_space_ratio=0))
+        full.fail("put", range(1, 9))
+        every.append(with_tiers(volume, full))
+    key = key_of(volumes[0])
+    flights = [blocks.begin((key,))[0] for blocks in every]
+    assert [flight.claim is None for flight in flights] == [False, *[True] * 5]
+    free(events[0])
+    every[0].settle(flights[0])
+    until = time.monotonic() + 10
+    while sum(site.store(volume).calls["get"] for volume in volumes) < 6:
+        assert time.monotonic() < until, "they load one after the other"
+        time.sleep(0.001)
+    free(events[1])
+    for blocks, flight in zip(every, flights, strict=True):
+        assert blocks.settle(flight) == node.files["/a"][: site.block]
+        blocks.tiers.close()
+
+
+def test_a_block_larger_than_the_quota_is_not_claimed(node, site):
+    volume = site.open(cache_dir=str(node.cache), cache_size="60KiB", looped=True)
+    flight = volume.parts().blocks.begin((key_of(volume),))[0]
+    assert flight.claim in (FREE, None)
+    volume.parts().blocks.settle(flight)
+
+
+@pytest.mark.parametrize("how", ["file", "files", "handle", "load"])
+def test_an_interrupt_leaks_no_load(node, site, how):
+    volume = site.open(cache_dir=str(node.cache), looped=True)
+    blocks = volume.parts().blocks
+    event = asyncio.Event()
+    site.store(volume).hold("get", event)
+
+    def read():
+        if how == "file":
+            return volume.read_file("/a")
+        if how == "files":
+            return volume.read_files([("/a", None, None)])[0]
+        if how == "load":
+            return blocks.load(key_of(volume))
+        with volume.open("/a") as file:
+            return file.read()
+
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            read()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert blocks.loading_bytes > 0
+    free(event)
+    until = time.monotonic() + 10
+    while blocks.loading_bytes and time.monotonic() < until:
+        time.sleep(0.001)
+    assert blocks.loading_bytes == 0
+    assert blocks._flights == {}
+    assert read() == node.files["/a"][: site.block if how == "load" else None]
 
 
 @pytest.mark.parametrize("fault", ["get", "put", "claim", "full", "slow"])

@@ -481,7 +481,12 @@ class Files(RuleBasedStateMachine):
     )
     def write_in_batch(self, several):
         for path, content, exclusive in several:
-            self.batch.write(path, content, exclusive=exclusive)
+            try:
+                self.batch.write(path, content, exclusive=exclusive)
+            except FileExistsError:  # the batch has it already
+                assert exclusive
+                assert path in self.pending
+                continue
             self.pending.setdefault(path, []).append(Pending(content, exclusive))
             self._look_for_early_commits()
 
@@ -492,7 +497,13 @@ class Files(RuleBasedStateMachine):
             with pytest.raises(FileExistsError):
                 self.volume.open(path, mode, batch=self.batch)
             return
-        with self.volume.open(path, mode, batch=self.batch) as file:
+        try:
+            file = self.volume.open(path, mode, batch=self.batch)
+        except FileExistsError:
+            assert mode == "xb"
+            assert path in self.pending
+            return
+        with file:
             for piece in pieces:
                 file.write(piece)
         one = Pending(b"".join(pieces), mode == "xb")
@@ -518,7 +529,7 @@ class Files(RuleBasedStateMachine):
     @rule(fault=st.sampled_from(["", "", "refuse", "lose_reply"]))
     def hold_batch(self, fault):
         with self._fault(fault):
-            self.batch._on_time()
+            self.batch.secure()
         self._look_for_early_commits()
 
     @has_batch
@@ -660,7 +671,7 @@ class Files(RuleBasedStateMachine):
         if self.batch is not None:
             if "lose_reply" in self.batch_faults:
                 return  # what it stored may have no reference, and is younger than an hour
-            self.batch._on_time()  # so that all that is stored is referenced
+            self.batch.secure()  # so that all that is stored is referenced
             self._look_for_early_commits()
         assert self.volume.gc(delete=True, compact=merge, min_age_s=0).errors == ()
         self._settle()

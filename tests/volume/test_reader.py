@@ -264,6 +264,83 @@ def test_a_part_of_a_packed_file_is_still_a_range(big_site, packed):
     assert volume.stats().blocks.range_bytes == 10
 
 
+def read_epoch(volume, packed, seed: int, how: str) -> int:
+    """Read every packed file once, shuffled; return the bytes that object storage delivered."""
+    before = volume.stats().blocks
+    paths = random.Random(seed).sample(sorted(packed), len(packed))
+    if how == "many":
+        for first in range(0, len(paths), 20):
+            some = paths[first : first + 20]
+            found = volume.read_files([(path, None, None) for path in some])
+            assert found == [packed[path] for path in some]
+    for path in paths:
+        if how == "open":
+            with volume.open(path) as file:
+                assert file.read() == packed[path]
+        elif how == "one":
+            assert volume.read_file(path) == packed[path]
+    now = volume.stats().blocks
+    loaded_bytes = now.loaded_bytes - before.loaded_bytes
+    return loaded_bytes + now.range_bytes - before.range_bytes
+
+
+@pytest.fixture
+def packed_wide(big_site, content):
+    """800 files of 10,000 bytes in eight blocks of 1 MiB: {path: content}."""
+    files = {f"/wide/{number:03d}": content(10_000, number) for number in range(800)}
+    big_site.open(cache_size=0).write_files(list(files.items()))
+    return files
+
+
+@pytest.mark.parametrize("looped", [False, True])
+@pytest.mark.parametrize("how", ["one", "many", "open"])
+def test_a_packed_set_twice_the_cache_costs_a_bounded_multiple(big_site, packed_wide, how, looped):
+    volume = big_site.open(cache_size="4400KiB", free_space_ratio=0, looped=looped)
+    set_bytes = sum(map(len, packed_wide.values()))
+    for seed in range(4):
+        assert read_epoch(volume, packed_wide, seed, how) <= 3 * set_bytes
+    assert volume.parts().blocks.loading_bytes == 0
+
+
+@pytest.mark.parametrize("how", ["one", "many", "open"])
+def test_where_no_block_can_stay_packed_files_are_ranges(big_site, packed_wide, how):
+    volume = big_site.open(cache_size="512KiB", free_space_ratio=0)
+    set_bytes = sum(map(len, packed_wide.values()))
+    costs = [read_epoch(volume, packed_wide, seed, how) for seed in range(4)]
+    assert costs[0] <= 2.1 * set_bytes
+    assert costs[1:] == [set_bytes] * 3
+
+
+@pytest.mark.parametrize("how", ["one", "many", "open"])
+def test_a_packed_set_that_fits_is_loaded_once(big_site, packed_wide, how):
+    volume = big_site.open(cache_size="1GiB", free_space_ratio=0)
+    costs = [read_epoch(volume, packed_wide, seed, how) for seed in range(3)]
+    assert costs == [volume.stats().blocks.loaded_bytes, 0, 0]
+    assert volume.stats().blocks.range_gets == 0
+    assert big_site.store(volume).calls["get"] == 8
+
+
+@pytest.mark.parametrize("evicted", [False, True])
+def test_small_random_reads_of_a_block_that_does_not_stay_are_ranges(big_site, content, evicted):
+    body = content(1 << 20)
+    big_site.open(cache_size=0).write_file("/file", body)
+    volume = big_site.open(cache_size="4MiB" if evicted else "512KiB", free_space_ratio=0)
+    for at in range(0, 400_000, 4000):
+        assert volume.read_file("/file", at, at + 4000) == body[at : at + 4000]
+        if evicted:
+            volume.warmup(["/file"], evict=True)
+    assert volume.stats().blocks.loads == 1  # at the second touch, in vain
+
+
+def test_a_block_is_loaded_whole_again_when_ranges_cost_as_much(big_site, packed_wide):
+    volume = big_site.open(free_space_ratio=0)
+    (block, *_) = volume.explain("/wide/000").blocks
+    for _ in range(2 * -(-block.length // 10_000) + 3):
+        assert volume.read_file("/wide/000") == packed_wide["/wide/000"]
+        volume.warmup(["/wide/000"], evict=True)
+    assert volume.stats().blocks.loads == 3
+
+
 def test_a_bulk_read_holds_no_more_than_the_buffer(big_site):
     bodies = {f"/{number}": bytes([number]) * (3 << 20) for number in range(12)}
     writer = big_site.open(cache_size=0)
@@ -304,6 +381,18 @@ def test_a_warm_up_counts_and_loads_each_shared_block_once(big_site, packed):
     assert big_site.store(volume).calls["get"] == 2
     report = volume.warmup(["/packed", "/packed"])
     assert (report.files, report.blocks, report.cached_blocks) == (400, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("cache_size", "dropped"), [("0", 8), ("512KiB", 8), ("4400KiB", 4), ("1GiB", 0)]
+)
+def test_a_warm_up_tells_what_did_not_stay(big_site, packed_wide, cache_size, dropped):
+    volume = big_site.open(cache_size=cache_size, free_space_ratio=0, cache_eviction="lru")
+    report = volume.warmup(["/wide"])
+    stayed = volume.warmup(["/wide"], check=True).cached_blocks
+    assert (report.loaded_blocks, report.dropped_blocks) == (8, 8 - stayed)
+    assert dropped <= report.dropped_blocks <= dropped + (0 < dropped < 8)
+    assert volume.warmup(["/wide"], evict=True).dropped_blocks == 0
 
 
 # ---------------------------------------------------------------------- the caller's buffer
@@ -367,3 +456,19 @@ def test_a_large_read_is_the_buffer_that_it_was_read_into(site, filled, monkeypa
         assert tracemalloc.get_traced_memory()[1] < 1.5 * len(kept)
     finally:
         tracemalloc.stop()
+
+
+def test_paths_that_are_not_plain_never_teach_wrong_neighbours(site):
+    volume = site.open()
+    volume.write_file("/d/f", b"outer")
+    volume.write_file("/d/only", b"outer")
+    for name in ("f", "g", "h"):
+        volume.write_file(f"/d/sub/{name}", b"inner " + name.encode())
+    for path in ("/d/sub/", "/d/sub/.", "/d//sub/", "/d/./sub/f"):
+        volume.forget()
+        for name in ("g", "h"):
+            assert volume.read_file(f"/d/sub/{name}") == b"inner " + name.encode()
+        for _ in range(4):
+            volume.exists(path)
+        assert volume.read_file("/d/sub/f") == b"inner f"
+        assert not volume.exists("/d/sub/only")

@@ -66,3 +66,27 @@ def test_a_folder_is_in_one_tier_only(tmp_path):
     with pytest.raises(ConfigError, match="in more than one tier"):
         build(tiers=tiers)
     assert list(tmp_path.glob("juicecache*")) == []
+
+
+def test_a_folder_is_in_no_other(tmp_path):
+    for inner in (f"{tmp_path}/a", f"{tmp_path}/b/../a/deep"):
+        outer = str(tmp_path) if inner.endswith("a") else f"{tmp_path}/a"
+        with pytest.raises(ConfigError, match="is inside of"):
+            build(tiers=[{"path": path, "quota": "10Mi"} for path in (inner, outer)])
+    assert shapes(build(cache_dir=f"{tmp_path}/a:{tmp_path}/ab", cache_size="2Mi"))
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch, caplog):
+    """An error where somebody chose it; else one warning, and no cache."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", f"{tmp_path}/file")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert shapes(build_tiers(VolumeOptions.from_options({}))) == []
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "cache_dir" in record.getMessage()
+    folder = f"{tmp_path}/file/mine"
+    with pytest.raises(ConfigError, match=r"^option cache_dir: .*name another folder"):
+        build(cache_dir=folder)
+    with pytest.raises(ConfigError, match=r"^option tiers: .*cache_size=0 instead of tiers"):
+        build(tiers=[{"medium": "MEM", "quota": "1Mi"}, {"path": folder, "quota": "10Mi"}])

@@ -15,23 +15,39 @@ _SHOWN_MAX = 100
 
 def _configure_gc(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--delete", action="store_true", help="remove what no file needs, not only count it")
-    add("--compact", action="store_true", help="merge the slices of files written in small parts")
+    add(
+        "--delete",
+        action="store_true",
+        help="remove what no file needs, not only count it; objects that are younger than an hour "
+        "(JFS_GC_SKIPPEDTIME, in seconds) may belong to a writer and are only counted, as skipped",
+    )
+    add(
+        "--compact",
+        action="store_true",
+        help="merge the slices of files that were written in small parts or again, which frees "
+        "what later writes cover",
+    )
     add_metadata(parser)
 
 
 def _gc(arguments: Namespace, console: Console) -> int:
     """Look for objects that no file needs."""
     changes = arguments.delete or arguments.compact
+    min_age_s = collectable_age_s()
     with open_meta(arguments, cache_size="0", **({} if changes else {"read_only": True})) as volume:
         report = volume.gc(
             delete=arguments.delete,
             compact=arguments.compact,
-            min_age_s=collectable_age_s(),
+            min_age_s=min_age_s,
             progress=lambda so_far: console.progress(_counts(so_far.to_dict())),
         )
     value = report.to_dict()
     lines = _lines(value)
+    if report.skipped_objects:
+        lines.append(
+            f"skipped: younger than {min_age_s / 60:g} minutes (JFS_GC_SKIPPEDTIME), so they may "
+            "belong to a writer; a later --delete removes those that do not"
+        )
     if not arguments.delete:
         lines.append("nothing was removed; --delete does that")
     console.result(value, lines)

@@ -30,7 +30,7 @@ def _configure(parser: ArgumentParser) -> None:
 
 
 def _warmup(arguments: Namespace, console: Console) -> int:
-    """Load, check or evict; 1 when some file could not be read."""
+    """Load, check or evict; 1 when some file could not be read, or did not stay in the cache."""
     places = [*arguments.paths, *(_listed(arguments.file) if arguments.file else ())]
     volumes = dict.fromkeys(place.volume for place in places)
     if len(volumes) != 1:
@@ -43,9 +43,13 @@ def _warmup(arguments: Namespace, console: Console) -> int:
             evict=arguments.evict,
             progress=lambda so_far: console.progress(_line(so_far, arguments)),
         )
+        reasons = [tier.reason for tier in volume.stats().tiers if tier.reason]
     lines = [_line(report, arguments), *(f"failed: {error}" for error in report.errors)]
+    if report.dropped_blocks:
+        many = f"{report.dropped_blocks} of these blocks did not stay in it"
+        lines.append("; ".join([f"the cache is too small: {many}", *reasons]))
     console.result(asdict(report), lines)
-    return 1 if report.errors else 0
+    return 1 if report.errors or report.dropped_blocks else 0
 
 
 def _listed(path: str) -> list[Place]:

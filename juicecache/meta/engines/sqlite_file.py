@@ -14,6 +14,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Hashable
 from pathlib import Path
 from typing import NamedTuple
@@ -179,6 +180,7 @@ class Connections:
         self._idle: list[_Opened] = []
         self._watch: sqlite3.Connection | None = None
         self._index: wal_index.WalIndex | None = None
+        self._leave: weakref.finalize[[wal_index.WalIndex], Connections] | None = None
         self._watches = 0
         self._closed = False
         self._reset()
@@ -240,7 +242,12 @@ class Connections:
                     self._watch = self._file.connect(frozen=False)
                     self._watches += 1
                     self._watch.execute(_VERSION).fetchone()  # it now holds the log in place
-                    self._index = wal_index.watch(self._file.path)
+                    # An index that a killed client left beside a database without a log is dead.
+                    (mode,) = self._watch.execute("PRAGMA journal_mode").fetchone()
+                    self._index = wal_index.watch(self._file.path) if mode == "wal" else None
+                    if self._index is not None:
+                        self._leave = weakref.finalize(self, wal_index.forsake, self._index)
+                        self._leave.atexit = False
                 if self._index is not None:
                     return self._watches, self._index.header()
                 (number,) = self._watch.execute(_VERSION).fetchone()
@@ -261,6 +268,8 @@ class Connections:
             self._watch.close()
             self._watch = None
         if self._index is not None:
+            if self._leave is not None:
+                self._leave.detach()
             wal_index.leave(self._index)
             self._index = None
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from collections import deque
 
 _HEADER_BYTES = 48
 _VERSION = struct.pack("=I", 3_007_000)
@@ -56,6 +57,7 @@ class WalIndex:
 _lock = threading.Lock()
 _indexes: dict[tuple[int, int], WalIndex] = {}
 """By device and inode; as many as databases that are there and were watched by this process."""
+_forsaken: deque[WalIndex] = deque()
 
 
 def watch(database: str | os.PathLike[str]) -> WalIndex | None:
@@ -87,7 +89,22 @@ def leave(index: WalIndex) -> None:
         _close_gone()
 
 
+def forsake(index: WalIndex) -> None:
+    """`leave` for one whose user was dropped; what that needs is done when it can be.
+
+    A collection of garbage may call this amid anything, also where this thread has the lock.
+    """
+    _forsaken.append(index)
+    if _lock.acquire(blocking=False):
+        try:
+            _close_gone()
+        finally:
+            _lock.release()
+
+
 def _close_gone() -> None:
+    while _forsaken:
+        _forsaken.popleft().users -= 1
     for key, index in list(_indexes.items()):
         if index.close_if_gone():
             del _indexes[key]

@@ -61,12 +61,50 @@ def commit_compaction(
     slices = merged[:kept] + record.pack() + row.slices[len(merged) :]
     tx.set(Chunk, inode, index, slices=slices)
     tx.put_new(SliceRef(new_slice_id, plan.length, 1))
-    replaced = refs_of(merged[kept:])
+    return _drop(tx, ctx, merged[kept:], new_slice_id, trash_days=trash_days)
+
+
+def drop_covered(
+    tx: Transaction,
+    ctx: Context,
+    inode: int,
+    index: int,
+    covered: bytes,
+    number: int,
+    *,
+    trash_days: int,
+) -> list[SliceKey] | None:
+    """Take leading records of which nothing can be seen out of a list.
+
+    Parameters
+    ----------
+    covered
+        The records, as they were read.
+    number
+        A slice id that was never used: what the delayed row is called.
+
+    Returns
+    -------
+    list or None
+        The slices that die with this commit; None: the list has changed in front.
+    """
+    row = tx.get(Chunk, inode, index, lock=True)
+    if row is None or not row.slices.startswith(covered):
+        return None
+    tx.set(Chunk, inode, index, slices=row.slices[len(covered) :])
+    return _drop(tx, ctx, covered, number, trash_days=trash_days)
+
+
+def _drop(
+    tx: Transaction, ctx: Context, replaced: bytes, number: int, *, trash_days: int
+) -> list[SliceKey]:
+    """Drop the references of records now, or leave them to the delayed row ``number``."""
+    counts = refs_of(replaced)
     if trash_days == 0:
-        return drop_references(tx, replaced)
-    if replaced:
-        entries = b"".join(_ENTRY.pack(*key) * count for key, count in replaced.items())
-        tx.put_new(DelayedSlices(new_slice_id, ctx.now_ns // 1_000_000_000, entries))
+        return drop_references(tx, counts)
+    if counts:
+        entries = b"".join(_ENTRY.pack(*key) * count for key, count in counts.items())
+        tx.put_new(DelayedSlices(number, ctx.now_ns // 1_000_000_000, entries))
     return []
 
 

@@ -210,6 +210,21 @@ def _split(piece: Extent, target: int) -> Iterator[tuple[int, SliceRecord]]:
         rest -= length
 
 
+def covered_records(records: bytes) -> int:
+    """Return how many leading records of a chunk can go without a visible change.
+
+    Those before the first one of which anything can be seen: they are covered, or holes over
+    what is covered. Of a list of which nothing can be seen none: compaction shortens it.
+    """
+    rows = SliceRecord.unpack_all(records)
+    numbered = (
+        row._replace(slice_id=number if row.slice_id else 0)
+        for number, row in enumerate(rows, start=1)
+    )
+    seen = [extent.slice_id for extent in _overlay(numbered) if extent.slice_id]
+    return min(seen) - 1 if seen else 0
+
+
 def plan_compaction(records: bytes) -> CompactionPlan | None:
     """Return how to merge the records of a chunk; None when there are fewer than two to merge.
 

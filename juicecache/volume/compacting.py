@@ -1,5 +1,7 @@
 """Compaction: the visible bytes of a fragmented chunk are copied into one new slice.
 
+Before that, leading records of which nothing can be seen are dropped, without a copy.
+
 Laws: blocks before metadata, as for every write; at most the blocks of one chunk are read
 and written, never all in memory at once; content, length and times stay as they are, so
 whoever reads meanwhile sees the same bytes before and after. Who loses a race gives up and
@@ -15,7 +17,7 @@ from enum import Enum
 
 from juicecache.errors import JuicecacheError, ObjectNotFoundError
 from juicecache.meta.chunks import NewSlice, read_chunk
-from juicecache.meta.compaction import abandon_slice, commit_compaction
+from juicecache.meta.compaction import abandon_slice, commit_compaction, drop_covered
 from juicecache.meta.dropping import SliceKey
 from juicecache.meta.engine import Transaction
 from juicecache.meta.rows import Chunk
@@ -26,6 +28,7 @@ from juicecache.model.slices import (
     RECORD_BYTES,
     CompactionPlan,
     SliceRecord,
+    covered_records,
     plan_compaction,
     visible,
 )
@@ -98,9 +101,13 @@ def compact_chunk(parts: Parts, inode: int, index: int) -> bool:
     """
     parts.meta.gate.check_writable(f"inode {inode}")
     records = _read_list(parts, inode, index)
+    dropped = _drop_covered(parts, inode, index, records)
+    if dropped is None:
+        return False
+    records = records[dropped:]
     plan = plan_compaction(records)
     if plan is None:
-        return False
+        return dropped > 0
     uploads = Uploads(parts)
     try:
         merged = _store(parts, uploads, plan, index)
@@ -117,6 +124,27 @@ def compact_chunk(parts: Parts, inode: int, index: int) -> bool:
     parts.meta.view.drop_extents(inode, index)
     delete_slices(parts, dead)
     return True
+
+
+def _drop_covered(parts: Parts, inode: int, index: int, records: bytes) -> int | None:
+    """Drop leading records of which nothing can be seen; no byte is copied.
+
+    So a packed file that was written anew stays packed. Returns the length of what is gone;
+    None when the list has changed meanwhile.
+    """
+    covered = records[: covered_records(records) * RECORD_BYTES]
+    if not covered:
+        return 0
+    gate, number = parts.meta.gate, parts.meta.new_slice_id()
+    ctx, trash_days = gate.context(), gate.setting.trash_days
+    dead = parts.engine.write(
+        lambda tx: drop_covered(tx, ctx, inode, index, covered, number, trash_days=trash_days)
+    )
+    if dead is None:
+        return None
+    parts.meta.view.drop_extents(inode, index)
+    delete_slices(parts, dead)
+    return len(covered)
 
 
 def _read_list(parts: Parts, inode: int, index: int) -> bytes:

@@ -14,6 +14,7 @@ from juicecache.model.slices import (
     Extent,
     SliceRecord,
     copy_records,
+    covered_records,
     plan_compaction,
     refs_of,
     truncate_records,
@@ -303,3 +304,24 @@ def test_a_compaction_takes_a_thousand_records():
     rows = [SliceRecord(at, at + 1, 1, 0, 1) for at in range(1500)]
     plan = plan_compaction(packed(*rows))
     assert (plan.skipped, plan.taken, plan.pos, plan.length) == (0, 1000, 0, 1000)
+
+
+@given(lists)
+def test_covered_records_go_unseen_and_are_all_that_can(rows):
+    packed = b"".join(row.pack() for row in rows)
+    count = covered_records(packed)
+    assert visible(packed[count * RECORD_BYTES :]) == visible(packed)
+    if visible(packed):
+        assert visible(packed[(count + 1) * RECORD_BYTES :]) != visible(packed)
+    else:
+        assert count == 0
+
+
+def test_what_a_whole_file_replaced_is_covered():
+    old, hole, new = (
+        SliceRecord(0, 7, 100, 0, 100),
+        SliceRecord(0, 0, 0, 0, 100),
+        SliceRecord(0, 8, 5000, 300, 60),
+    )
+    assert covered_records(old.pack() + hole.pack() + new.pack()) == 2
+    assert covered_records(new.pack()) == 0

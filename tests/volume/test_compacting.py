@@ -234,3 +234,33 @@ def records(*rows: tuple[int, int]) -> bytes:
 )
 def test_when_a_chunk_is_due(rows: list[tuple[int, int]], wanted: Urgency) -> None:
     assert urgency(records(*rows)) is wanted
+
+
+@pytest.mark.parametrize("trash_days", [0, 1])
+def test_packed_files_that_were_written_anew_stay_packed(make, trash_days: int) -> None:
+    volume = make(trash_days=trash_days)
+    bodies = {f"/{number}": os.urandom(1000 + number) for number in range(30)}
+    for _ in range(3):
+        assert not any(volume.write_files(list(bodies.items())))
+    before = volume.stats().blocks
+    assert volume.compact("/") == 30
+    after = volume.stats().blocks
+    assert (after.loads, after.uploads) == (before.loads, before.uploads)
+    assert {counts(volume, path)[0] for path in bodies} == {1}
+    assert {path: volume.read_file(path) for path in bodies} == bodies
+    live = [row for row in scan(volume, SliceRef) if row.refs > 0]
+    assert sorted(row.refs for row in live) == ([30] if not trash_days else [30, 30, 30])
+    assert len(stored(volume)) == (1 if not trash_days else 3)
+    assert len(scan(volume, DelayedSlices)) == (30 if trash_days else 0)
+    assert volume.compact("/") == 0
+
+
+def test_covered_records_are_dropped_before_the_rest_is_merged(volume: Volume) -> None:
+    append(volume, "/file", b"a" * 100, b"b" * 100)
+    volume.write_file("/file", b"new")
+    expected = b"new" + append(volume, "/file", b"tail")
+    inode = volume.stat("/file").inode
+    assert compact_chunk(volume.parts(), inode, 0)
+    assert counts(volume, "/file") == [1]
+    assert volume.read_file("/file") == expected
+    assert len(stored(volume)) == 1

@@ -68,7 +68,7 @@ class Health:
 
         A read that fails in bad times changes nothing: there may be very many of them.
         """
-        if not writing and self.state != "ok":
+        if not writing and self.state != "ok" and not self.lacks_room:
             return
         now_s = self._clock()
         self.lacks_room = False

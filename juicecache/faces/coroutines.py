@@ -228,22 +228,22 @@ class VolumeCoroutines(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no 
         **kwargs: Any,
     ) -> None:
         """Copy local files; with ``into`` the caller ends the copy."""
-        mine = None
-        if into is None:
-            batch = self.transaction.batch if self._intrans else self.volume.batch()
-            into = mine = Uploading(self.volume, batch)
+        if into is not None:
+            await super()._put(lpath, rpath, recursive=recursive, into=into, **kwargs)
+            return
+        # Settled once: a transaction may begin, or end, while the files are copied.
+        if self._intrans:
+            into = Uploading(self.volume, self.transaction.batch)
+            await super()._put(lpath, rpath, recursive=recursive, into=into, **kwargs)
+            raise_failures(into.failed)
+            return
+        into = Uploading(self.volume, self.volume.batch())
         try:
             await super()._put(lpath, rpath, recursive=recursive, into=into, **kwargs)
         except BaseException:
-            if mine is not None and not self._intrans:
-                await self._offload(mine.batch.discard)
+            await self._offload(into.batch.discard)
             raise
-        if mine is None:
-            return
-        if self._intrans:
-            raise_failures(mine.failed)
-        else:
-            await self._offload(mine.finish)
+        await self._offload(into.finish)
 
     async def _put_file(self, lpath: str, rpath: str, **kwargs: Any) -> None:
         await self._offload(self.put_file, lpath, rpath, **kwargs)

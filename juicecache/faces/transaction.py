@@ -17,7 +17,8 @@ def refuse_nesting(fs: Any) -> None:
         raise UnsupportedError(
             "",
             "a transaction of this file system is under way, and they do not nest: "
-            "use Volume.batch, or an instance of its own (skip_instance_cache=True)",
+            "use Volume.batch, or an instance of its own (skip_instance_cache=True); one that was "
+            "left open ends with fs.transaction.complete(commit=False)",
         )
 
 
@@ -26,6 +27,11 @@ class VolumeTransaction(Transaction):  # type: ignore[misc]  # fsspec has no typ
 
     An error in the block discards them all. The commit itself goes in bounded steps: see
     `juicecache.volume.batch`.
+
+    Attributes
+    ----------
+    batch
+        Collects the files.
     """
 
     def __init__(self, fs: Any) -> None:
@@ -33,7 +39,8 @@ class VolumeTransaction(Transaction):  # type: ignore[misc]  # fsspec has no typ
         self.fs: Any = fs
         # fsspec appends each file that is opened, to commit it at the end: the batch does.
         self.files: deque[Any] = deque(maxlen=0)
-        self._batch: Batch | None = None
+        # Made here and not when it is first needed, which several threads may do at once.
+        self.batch: Batch = fs.volume.batch(deferred=True)
 
     def start(self) -> None:
         """Begin.
@@ -45,13 +52,6 @@ class VolumeTransaction(Transaction):  # type: ignore[misc]  # fsspec has no typ
         """
         refuse_nesting(self.fs)
         self.fs._intrans = True
-
-    @property
-    def batch(self) -> Batch:
-        """The batch that collects the files of this transaction."""
-        if self._batch is None:
-            self._batch = self.fs.volume.batch(deferred=True)
-        return self._batch
 
     def complete(self, commit: bool = True) -> None:
         """Commit or discard every file, and end the transaction in any case.
@@ -65,13 +65,7 @@ class VolumeTransaction(Transaction):  # type: ignore[misc]  # fsspec has no typ
         if fs is not None:
             fs._intrans = False
             fs._transaction = None
-        self._end(commit=commit)
-
-    def _end(self, *, commit: bool) -> None:
-        batch, self._batch = self._batch, None
-        if batch is None:
-            return
         if commit:
-            batch.commit()
+            self.batch.commit()
         else:
-            batch.discard()
+            self.batch.discard()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from typing import Any, cast
 
@@ -69,12 +70,13 @@ class Uploading:
             self.failed[path] = error
 
     def _add_small(self, source: str, path: str, callback: Callback, *, exclusive: bool) -> bool:
+        found = os.stat(source)
+        size_bytes = found.st_size
+        if not stat.S_ISREG(found.st_mode) or not self.batch.accepts(size_bytes):
+            return False
         with open(source, "rb") as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            if not self.batch.accepts(size_bytes):
-                return False
-            content = file.read()
-        if not self.batch.accepts(len(content)):  # it grew meanwhile
+            content = file.read(size_bytes + 1)
+        if len(content) > size_bytes or not self.batch.accepts(len(content)):  # it grew meanwhile
             return False
         callback.set_size(size_bytes)
         self.batch.write(path, content, exclusive=exclusive)

@@ -224,11 +224,19 @@ class Meta(Lookups):
         return self._change(path, lambda tx, ctx: chunks.truncate(tx, ctx, inode, length))
 
     def commit(
-        self, path: str, inode: int, slices: Sequence[chunks.NewSlice], mtime_ns: int
+        self,
+        path: str,
+        inode: int,
+        slices: Sequence[chunks.NewSlice],
+        mtime_ns: int,
+        *,
+        held: Sequence[holding.Hold] = (),
     ) -> Attr:
-        """Append stored slices to an existing file, in order."""
+        """Append stored slices to an existing file, in order; ``held`` is what kept them."""
         return self._change(
-            path, lambda tx, ctx: chunks.commit_slices(tx, ctx, inode, slices, mtime_ns)
+            path,
+            lambda tx, ctx: chunks.commit_slices(tx, ctx, inode, slices, mtime_ns),
+            held=held,
         )
 
     def commit_file(

@@ -20,6 +20,7 @@ from juicecache.errors import (
     EntryExistsError,
     FileError,
     JuicecacheError,
+    MetaError,
     StaleHandleError,
     UnsupportedError,
 )
@@ -45,6 +46,8 @@ class DeferredFile(Protocol):
     path: str
     replaces: bool
     """Whether the commit gives the path a content of its own, whatever was there."""
+    exclusive: bool
+    """Whether a name that is taken is refused."""
 
     def commit(self) -> None:
         """Make it visible."""
@@ -152,8 +155,6 @@ class Batch:
         view = content_view(path, content)
         path = join_path(split_path(path))
         self._parts.meta.gate.check_writable(path)
-        if exclusive:
-            self.check_new(path)
         if not self.accepts(view.nbytes):
             file = StoredFile(self._parts, path, view, exclusive=exclusive)
             try:
@@ -165,6 +166,8 @@ class Batch:
             return
         with self._lock:
             self._check_usable(path)
+            if exclusive:
+                self.check_new(path)
             if self._broken is None:
                 self._add_to_pack(path, view, exclusive=exclusive)
             if self._broken is not None:
@@ -191,12 +194,16 @@ class Batch:
         ------
         UnsupportedError
             An append to a file that the batch writes already; see `check_append`.
+        EntryExistsError
+            It is exclusive and the batch writes the file already.
         """
         self._check_owner(file.path)
-        if not file.replaces:
-            self.check_append(file.path)
         with self._lock:
             self._check_usable(file.path)
+            if not file.replaces:
+                self.check_append(file.path)
+            if file.exclusive:
+                self.check_new(file.path)
             self._files.append(file)
             self._latest[file.path] = file
             while not self._deferred and len(self._files) > _FILES_WAITING_MAX:
@@ -365,6 +372,17 @@ class Batch:
         if self._pack is pack:
             self._pack = None
 
+    def _lose(self, one: Pack | DeferredFile, error: Exception) -> None:
+        """Note that the content of a pack or a file could not be stored."""
+        if isinstance(one, Pack):
+            self._give_up_pack(one, error)
+            return
+        self._files.remove(one)
+        one.discard()
+        if self._latest.get(one.path) is one:
+            del self._latest[one.path]
+            self.outcomes[one.path] = error
+
     def _drop(self) -> None:
         for pack in [*self._waiting, *([self._pack] if self._pack else [])]:
             pack.discard()
@@ -405,9 +423,11 @@ class Batch:
                     one.hold()
                 except ClosedError:
                     return  # with the volume ends all that could be done
-                except JuicecacheError as error:
+                except (MetaError, FileError) as error:
                     # Tried again the next time; the commit looks for what waited for too long.
                     log.warning("stored blocks of a batch could not be kept referenced: %s", error)
+                except Exception as error:
+                    self._lose(one, error)
             self._watch()
 
 

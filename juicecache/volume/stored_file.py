@@ -35,7 +35,7 @@ class StoredFile:
         parts.meta.gate.check_writable(path)
         self.path = path
         self._parts = parts
-        self._exclusive = exclusive
+        self.exclusive = exclusive
         self._uploads = Uploads(parts)
         self._hold: Hold | None = None
         try:
@@ -69,7 +69,7 @@ class StoredFile:
         try:
             attr = self._uploads.commit(
                 lambda: self._parts.meta.commit_file(
-                    self.path, self._slices, time.time_ns(), exclusive=self._exclusive, held=held
+                    self.path, self._slices, time.time_ns(), exclusive=self.exclusive, held=held
                 )
             )
         except BaseException:

@@ -89,7 +89,7 @@ class FileWriter(io.BufferedIOBase):
         self._on_open = on_open
         self._parts = parts
         self._inode = inode
-        self._exclusive = exclusive
+        self.exclusive = exclusive
         self._on_close = on_close
         self._pid = os.getpid()
         self._uploads = Uploads(parts())
@@ -220,7 +220,7 @@ class FileWriter(io.BufferedIOBase):
         if self.replaces and not self._slices and batch.accepts(self._writer.offset):
             content = self._writer.withdraw()
             if content is not None:
-                batch.write(self.path, content, exclusive=self._exclusive)
+                batch.write(self.path, content, exclusive=self.exclusive)
                 return
         self._store()
         batch.add_file(self)
@@ -262,12 +262,14 @@ class FileWriter(io.BufferedIOBase):
     def _commit_slices(self) -> Attr:
         meta = self._parts().meta
         if self._inode:
-            return meta.commit(self.path, self._inode, self._slices, time.time_ns())
+            return meta.commit(
+                self.path, self._inode, self._slices, time.time_ns(), held=self._holders
+            )
         attr = meta.commit_file(
             self.path,
             self._slices,
             time.time_ns(),
-            exclusive=self._exclusive,
+            exclusive=self.exclusive,
             held=self._holders,
         )
         self._inode = attr.inode

@@ -37,6 +37,7 @@ class Uploads:
         self._pending: list[tuple[BlockKey, Buffer, Future[None]]] = []
         self._first_stored_s = 0.0
         self._doubtful: list[BlockKey] = []
+        self._failure: BaseException | None = None
         self.stored: list[BlockKey] = []
 
     @property
@@ -63,7 +64,8 @@ class Uploads:
         Raises
         ------
         ObjectError
-            The first failure; every block was waited for all the same.
+            The first failure, every time until `discard`: a block that was lost once must keep
+            each later commit from happening. Every block was waited for all the same.
         """
         self._collect(wait=True)
 
@@ -73,6 +75,7 @@ class Uploads:
             future.exception()
         keys = [*self.stored, *self._doubtful, *(key for key, _, _ in self._pending)]
         self._pending, self._doubtful, self.stored = [], [], []
+        self._failure = None
         try:
             self._parts.blocks.delete(keys)
         except JuicecacheError:
@@ -109,7 +112,6 @@ class Uploads:
         return result
 
     def _collect(self, *, wait: bool) -> None:
-        failure: BaseException | None = None
         rest = []
         for key, body, future in self._pending:
             if not wait and not future.done():
@@ -117,7 +119,7 @@ class Uploads:
                 continue
             error = future.exception()
             if error is not None:
-                failure = failure or error
+                self._failure = self._failure or error
                 # Its answer may be all that was lost: `discard` removes it as well.
                 self._doubtful.append(key)
                 continue
@@ -127,8 +129,8 @@ class Uploads:
                 self._first_stored_s = time.monotonic()
             self.stored.append(key)
         self._pending = rest
-        if failure is not None:
-            raise failure
+        if self._failure is not None:
+            raise self._failure
 
 
 class SliceWriter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 
 import pytest
@@ -193,3 +194,27 @@ def test_threads_share_a_transaction(fs):
         for thread in threads:
             thread.join()
     assert fs.cat(list(CONTENTS)) == CONTENTS
+
+
+def test_a_transaction_that_begins_meanwhile_takes_no_copy_with_it(open_fs, source):
+    afs = open_fs(asynchronous=True)
+
+    async def work() -> None:
+        copying = asyncio.create_task(afs._put(f"{source}/", "/copy/", recursive=True))
+        await asyncio.sleep(0)
+        afs.start_transaction()
+        await copying
+        afs.transaction.complete(commit=False)
+
+    asyncio.run(work())
+    assert {path: afs.cat_file(f"/copy{path}") for path in CONTENTS} == CONTENTS
+
+
+def test_what_is_no_regular_file_is_copied_as_a_stream(fs, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(LARGE))
+    writer.start()
+    fs.put([str(pipe)], ["/streamed"])
+    writer.join()
+    assert fs.cat_file("/streamed") == LARGE

@@ -32,6 +32,7 @@ from juicecache.volume import batch as batch_module
 from juicecache.volume import pack as pack_module
 from juicecache.volume import writer as writer_module
 from juicecache.volume.formatting import change_volume
+from juicecache.volume.stored_file import StoredFile
 
 
 @pytest.fixture(autouse=True)
@@ -612,3 +613,50 @@ def test_a_forgotten_batch_goes_with_its_timer(site, content):
     assert alive() is None
     timer.function(*timer.args)  # finds nobody
     timer.cancel()
+
+
+@pytest.mark.parametrize("kind", ["pack", "file"])
+def test_a_block_that_is_lost_while_it_is_secured_is_never_committed(site, content, kind):
+    volume = site.open(looped=True)
+    batch = volume.batch(deferred=True)
+    site.store(volume).fail("put", [2])
+    if kind == "pack":
+        files = bodies(content, 30)
+        for path, body in files.items():
+            batch.write(path, body)
+    else:
+        files = {"/large": content(2 * site.block)}
+        batch.add_file(StoredFile(volume.parts(), "/large", files["/large"], exclusive=False))
+    batch.secure()
+    with pytest.raises((BatchError, ObjectError)):
+        batch.commit()
+    assert not any(site.open().exists(path) for path in files)
+    assert site.block_names() == []
+
+
+def test_an_append_that_was_held_does_not_count_twice(site, content):
+    change_volume(site.meta, capacity_bytes=1 << 20)
+    volume = site.open()
+    volume.write_file("/log", b"begin")
+    with volume.batch(deferred=True) as batch:
+        with volume.open("/log", "ab", batch=batch) as file:
+            file.write(content(600_000))
+        batch.secure()
+    assert volume.read_file("/log") == b"begin" + content(600_000)
+
+
+def test_of_two_exclusive_handles_the_second_is_refused(site, content):
+    volume = site.open()
+    with volume.batch(deferred=True) as batch:
+        one, other = (volume.open("/x", "xb", batch=batch) for _ in range(2))
+        one.write(content(site.block, 1))
+        other.write(content(site.block, 2))
+        one.close()
+        with pytest.raises(EntryExistsError):
+            other.close()
+        late = volume.open("/y", "xb", batch=batch)
+        batch.write("/y", b"first")
+        with pytest.raises(EntryExistsError):
+            late.close()
+    assert volume.read_file("/x") == content(site.block, 1)
+    assert volume.read_file("/y") == b"first"

@@ -110,10 +110,10 @@ def creating(folder: Path, tmpfs: Path) -> Report:
     spent = 0.0
     commit = volume.parts().meta.commit_files
 
-    def timed(*arguments):  # type: ignore[no-untyped-def]
+    def timed(*arguments, **options):  # type: ignore[no-untyped-def]
         nonlocal spent
         started = time.perf_counter()
-        outcome = commit(*arguments)
+        outcome = commit(*arguments, **options)
         spent += time.perf_counter() - started
         return outcome
 

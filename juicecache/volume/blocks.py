@@ -226,6 +226,16 @@ class Blocks:
                 _remember(self._owed, key, key.length)
         return pays
 
+    def evict(self, key: BlockKey) -> bool:
+        """Forget a block in every tier on request; True when one had it.
+
+        That says nothing of what the tiers can keep: the next read begins anew.
+        """
+        with self._lock:
+            self._owed.pop(key, None)
+            self._touched.pop(key, None)
+        return self.tiers.delete(key)
+
     def _owe(self, key: BlockKey, size_bytes: int) -> None:
         with self._lock:
             _remember(self._owed, key, size_bytes)

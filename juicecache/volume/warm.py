@@ -127,7 +127,7 @@ def _visit(
 ) -> WarmReport:
     report = replace(report, blocks=report.blocks + 1, bytes=report.bytes + key.length)
     if evict:
-        gone = parts.tiers.delete(key)
+        gone = parts.blocks.evict(key)
         return replace(report, evicted_blocks=report.evicted_blocks + gone)
     if parts.tiers.where(key) is not None:
         seen.expect(key)

@@ -472,3 +472,15 @@ def test_paths_that_are_not_plain_never_teach_wrong_neighbours(site):
             volume.exists(path)
         assert volume.read_file("/d/sub/f") == b"inner f"
         assert not volume.exists("/d/sub/only")
+
+
+def test_what_was_evicted_on_request_is_loaded_whole_again(big_site, content):
+    volume = big_site.open()
+    files = {f"/{number}": content(big_site.block // 5, number) for number in range(20)}
+    assert not any(volume.write_files(list(files.items())))
+    for _ in range(3):
+        volume.warmup(["/"], evict=True)
+        before = volume.stats().blocks
+        assert {path: volume.read_file(path) for path in files} == files
+        after = volume.stats().blocks
+        assert (after.loads - before.loads, after.range_gets) == (4, 0)

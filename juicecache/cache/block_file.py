@@ -116,7 +116,10 @@ def read_checked(fd: int, key: BlockKey) -> bytes | None:
         The medium failed.
     """
     content = os.pread(fd, key.length, 0)
-    return content if _sums(memoryview(content)) == _read_sums(fd, key) else None
+    sums = _read_sums(fd, key)
+    if sums is None or len(content) != key.length:
+        return None
+    return content if _sums(memoryview(content)) == sums else None
 
 
 def read_part(
@@ -137,10 +140,16 @@ def read_part(
     segments = touched(start, stop)
     first = segments.start * SEGMENT_BYTES
     last = min(segments.stop * SEGMENT_BYTES, key.length)
-    sums = _read_sums(fd, key)[segments.start : segments.stop]
+    all_sums = _read_sums(fd, key)
+    if all_sums is None:
+        return None
+    sums = all_sums[segments.start : segments.stop]
     if buffer is None:
         content = memoryview(os.pread(fd, last - first, first))
-        return content[start - first : stop - first] if _sums(content) == sums else None
+        # Of a file that was cut meanwhile there may be nothing, which no sum contradicts.
+        if content.nbytes != last - first or _sums(content) != sums:
+            return None
+        return content[start - first : stop - first]
     before, after = bytearray(start - first), bytearray(last - stop)
     if os.preadv(fd, (before, buffer, after), first) != last - first:
         return None
@@ -168,16 +177,16 @@ def _sums_around(before: bytearray, buffer: memoryview, after: bytearray) -> tup
     return (*sums[:-1], crc32c.crc32c(after, sums[-1]))
 
 
-def _read_sums(fd: int, key: BlockKey) -> tuple[int, ...]:
-    """Return the checksums of all segments; what fits no content where the footer is damaged."""
+def _read_sums(fd: int, key: BlockKey) -> tuple[int, ...] | None:
+    """Return the checksums of all segments; None where the footer is damaged."""
     form = _sums_form(segment_count(key.length))
     footer = os.pread(fd, form.size + _END.size, key.length)
     if len(footer) != form.size + _END.size:
-        return (-1,)
+        return None
     magic, length, checksum = _END.unpack_from(footer, form.size)
     right = crc32c.crc32c(footer[:-4], _key_sum(key))
     if (magic, length, checksum) != (_MAGIC, key.length, right):
-        return (-1,)
+        return None
     return form.unpack_from(footer)
 
 

@@ -143,3 +143,20 @@ def test_what_changed_just_now_is_checked_once_more(tmp_path):
     os.utime(path, ns=(now.st_atime_ns, soon_ns))
     assert tier.get(key) is None
     tier.close()
+
+
+@pytest.mark.parametrize("left", [0, 10, SEGMENT_BYTES, SEGMENT_BYTES + 5])
+@pytest.mark.parametrize("into", [False, True])
+def test_a_part_of_a_file_that_was_cut_meanwhile_is_refused(tmp_path, left, into):
+    """Its size is looked at before its bytes are: it may be cut in between."""
+    content = random.Random(1).randbytes(3 * SEGMENT_BYTES)
+    key = KEY._replace(length=len(content))
+    fd = written(tmp_path / "block", content)
+    try:
+        os.ftruncate(fd, left)
+        for start in (0, SEGMENT_BYTES, 2 * SEGMENT_BYTES + 7):
+            buffer = memoryview(bytearray(100)) if into else None
+            assert read_part(fd, key, start, start + 100, buffer) is None
+        assert read_checked(fd, key) is None
+    finally:
+        os.close(fd)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -348,11 +348,11 @@ class Batch:
         except Exception as error:
             failure = error
             file.discard()
-        if self._latest.get(file.path) is file:
-            del self._latest[file.path]
-        self.outcomes[file.path] = failure
+        self._settle([file], [failure])
 
-    def _settle(self, files: list[PackedFile], failures: list[Exception | None]) -> None:
+    def _settle(
+        self, files: Sequence[PackedFile | DeferredFile], failures: Sequence[Exception | None]
+    ) -> None:
         for file, failure in zip(files, failures, strict=True):
             self._latest.pop(file.path, None)
             self.outcomes[file.path] = failure
@@ -380,8 +380,7 @@ class Batch:
         self._files.remove(one)
         one.discard()
         if self._latest.get(one.path) is one:
-            del self._latest[one.path]
-            self.outcomes[one.path] = error
+            self._settle([one], [error])
 
     def _drop(self) -> None:
         for pack in [*self._waiting, *([self._pack] if self._pack else [])]:

@@ -340,9 +340,23 @@ def read_range(
         view = parts.tiers.get(*part)
         if view is not None:
             return _as_bytes(view)
+    return _gather(parts, attr, path, start, stop, is_missing=part is not None, whole=whole)
+
+
+def _gather(
+    parts: Parts,
+    attr: Attr,
+    path: str,
+    start: int,
+    stop: int,
+    *,
+    is_missing: bool,
+    whole: bool = False,
+) -> bytes:
+    """Return a range of any form; where it ``is_missing``, the tiers were asked already."""
     read = RangeRead(parts, attr, path, start, stop)
     read.plan()
-    if part is not None or not read.take_cached():
+    if is_missing or not read.take_cached():
         load_missing(parts, (read,), whole=whole)
     return read.collect()
 
@@ -354,7 +368,8 @@ def read_view(parts: Parts, path: str, start: int | None, stop: int | None) -> m
     part = lone_part(parts, attr, first, last)
     view = None if part is None else parts.tiers.get(*part)
     if view is None:
-        view = memoryview(read_range(parts, attr, path, first, last))
+        content = _gather(parts, attr, path, first, last, is_missing=part is not None)
+        view = memoryview(content)
     return view
 
 

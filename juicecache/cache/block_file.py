@@ -197,4 +197,4 @@ def _sums_form(count: int) -> struct.Struct:
 
 
 def _key_sum(key: BlockKey) -> int:
-    return crc32c.crc32c(f"{key.namespace}\0{key.name}".encode("utf-8", "surrogatepass"))
+    return crc32c.crc32c(key.raw)

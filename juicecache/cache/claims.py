@@ -82,8 +82,7 @@ class ClaimFile:
         """
         if _SET_LOCK is None:
             return FREE
-        name = f"{key.namespace}\0{key.name}".encode("utf-8", "surrogatepass")
-        offset = int.from_bytes(blake2b(name, digest_size=8).digest()) & _OFFSETS
+        offset = int.from_bytes(blake2b(key.raw, digest_size=8).digest()) & _OFFSETS
         with self._lock:
             # Locks on a file that was removed keep nobody out who opens the path now.
             if self._file.fd >= 0 and not os.fstat(self._file.fd).st_nlink:

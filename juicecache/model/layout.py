@@ -37,6 +37,11 @@ class BlockKey(NamedTuple):
     name: str
     length: int
 
+    @property
+    def raw(self) -> bytes:
+        """Namespace and name as bytes, for hashes: distinct for distinct blocks."""
+        return f"{self.namespace}\0{self.name}".encode("utf-8", "surrogatepass")
+
 
 class BlockSpan(NamedTuple):
     """Bytes ``[start, stop)`` of one block, and how far behind the start of a read they belong."""

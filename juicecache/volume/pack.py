@@ -17,12 +17,10 @@ from typing import NamedTuple
 
 from juicecache.errors import FileError, ObjectError
 from juicecache.meta.chunks import NewSlice
-from juicecache.meta.holding import Hold
 from juicecache.model.attr import Attr
 from juicecache.model.layout import CHUNK_BYTES
 from juicecache.model.slices import SliceRecord
 from juicecache.objects.store import Buffer
-from juicecache.volume.cleaning import release
 from juicecache.volume.compacting import compact_after_commit
 from juicecache.volume.parts import Parts
 from juicecache.volume.writer import SliceWriter, Uploads
@@ -69,14 +67,13 @@ class Pack:
         self._uploads = Uploads(parts)
         self._writer = SliceWriter(parts, self._uploads, 0)
         self._block_bytes = parts.layout.block_bytes
-        self._hold: Hold | None = None
         self.files: list[PackedFile] = []
         self.record: SliceRecord | None = None
 
     @property
     def has_stored(self) -> bool:
         """Whether blocks are stored, or on their way, that nothing points at."""
-        return self._hold is None and (self.record is not None or self._writer.has_blocks)
+        return not self._uploads.held and (self.record is not None or self._writer.has_blocks)
 
     def has_room(self, size_bytes: int) -> bool:
         """Return whether another file of this size goes in."""
@@ -110,9 +107,8 @@ class Pack:
     def hold(self) -> None:
         """Keep what is stored referenced until the commit, however late that is."""
         self.close()
-        if self.record is not None and self._hold is None:
-            record = self.record
-            self._hold = self._uploads.commit(lambda: self._parts.meta.hold([record]))
+        if self.record is not None and not self._uploads.held:
+            self._uploads.hold([self.record])
 
     def commit(self, files: list[PackedFile]) -> list[Attr | FileError]:
         """Commit some of the files, all of them in one transaction; return what came of each.
@@ -139,18 +135,15 @@ class Pack:
         if not filled:
             with suppress(ObjectError):  # nothing points at the slice; what stays gc collects
                 self._parts.blocks.delete(stored)
-        self._release()
         return outcomes
 
     def discard(self) -> None:
         """Forget everything and remove its objects, but for those that a file points at."""
         self._uploads.discard()
-        self._release()
 
     def _commit(self, files: list[PackedFile]) -> list[Attr | FileError]:
         contents = [(file.path, self._slices(file), file.exclusive) for file in files]
-        held = [self._hold] if self._hold else []
-        return self._parts.meta.commit_files(contents, time.time_ns(), held=held)
+        return self._parts.meta.commit_files(contents, time.time_ns(), held=self._uploads.held)
 
     def _slices(self, file: PackedFile) -> list[NewSlice]:
         if not file.length:
@@ -158,10 +151,4 @@ class Pack:
         assert self.record is not None, file
         whole = self.record
         record = SliceRecord(0, whole.slice_id, whole.size, file.start, file.length)
-        return [NewSlice(0, record, fresh=self._hold is None)]
-
-    def _release(self) -> None:
-        """Let the file go that kept the slice referenced, and what only it points at."""
-        hold, self._hold = self._hold, None
-        if hold is not None:
-            release(self._parts, hold.inode)
+        return [NewSlice(0, record, fresh=not self._uploads.held)]

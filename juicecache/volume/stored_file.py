@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 
-from juicecache.meta.holding import Hold
 from juicecache.objects.store import Buffer
-from juicecache.volume.cleaning import release
 from juicecache.volume.compacting import compact_after_commit
 from juicecache.volume.parts import Parts
 from juicecache.volume.writer import SliceWriter, Uploads
@@ -37,7 +35,6 @@ class StoredFile:
         self._parts = parts
         self.exclusive = exclusive
         self._uploads = Uploads(parts)
-        self._hold: Hold | None = None
         try:
             writer = SliceWriter(parts, self._uploads, 0)
             self._slices = writer.write(content, stable=True)
@@ -53,9 +50,8 @@ class StoredFile:
 
     def hold(self) -> None:
         """Keep what is stored referenced until the commit, however late that is."""
-        if self._slices and self._hold is None:
-            pieces = [new.record for new in self._slices]
-            self._hold = self._uploads.commit(lambda: self._parts.meta.hold(pieces))
+        if self._slices and not self._uploads.held:
+            self._uploads.hold([new.record for new in self._slices])
             self._slices = [new._replace(fresh=False) for new in self._slices]
 
     def commit(self) -> None:
@@ -65,25 +61,21 @@ class StoredFile:
         ------
         EntryExistsError, NoSpaceError, ObjectError, MetaError
         """
-        held = [self._hold] if self._hold else []
         try:
             attr = self._uploads.commit(
                 lambda: self._parts.meta.commit_file(
-                    self.path, self._slices, time.time_ns(), exclusive=self.exclusive, held=held
+                    self.path,
+                    self._slices,
+                    time.time_ns(),
+                    exclusive=self.exclusive,
+                    held=self._uploads.held,
                 )
             )
         except BaseException:
             self.discard()
             raise
         compact_after_commit(self._parts, attr, self._slices)
-        self._release()
 
     def discard(self) -> None:
         """Forget it and remove its objects. Safe to repeat."""
         self._uploads.discard()
-        self._release()
-
-    def _release(self) -> None:
-        hold, self._hold = self._hold, None
-        if hold is not None:
-            release(self._parts, hold.inode)

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 from juicecache.errors import MetaError, StaleHandleError
 from juicecache.meta.chunks import NewSlice
-from juicecache.meta.holding import Hold
 from juicecache.model.attr import Attr
 from juicecache.volume.batch import Batch
-from juicecache.volume.cleaning import log, release
+from juicecache.volume.cleaning import log
 from juicecache.volume.compacting import compact_after_commit
 from juicecache.volume.parts import Parts
 from juicecache.volume.reader import read_range
@@ -81,7 +80,6 @@ class FileWriter(io.BufferedIOBase):
         self.path = path
         self.replaces = not inode
         self._batch = batch
-        self._holders: list[Hold] = []
         self._secure_at_s = float("-inf")
         self._held_slices = 0
         self.mode = mode
@@ -164,27 +162,19 @@ class FileWriter(io.BufferedIOBase):
         """Keep what is stored in complete slices referenced until the commit."""
         fresh = self._slices[self._held_slices :]
         if fresh:
-            pieces = [new.record for new in fresh]
-            self._holders.append(self._uploads.commit(lambda: self._parts().meta.hold(pieces)))
+            self._uploads.hold([new.record for new in fresh])
             self._slices[self._held_slices :] = [new._replace(fresh=False) for new in fresh]
             self._held_slices = len(self._slices)
-
-    def _release(self) -> None:
-        holders, self._holders, self._held_slices = self._holders, [], 0
-        if os.getpid() == self._pid:
-            for one in holders:
-                release(self._parts(), one.inode)
 
     def discard(self) -> None:
         """Forget what is not committed, remove its objects, and close. Safe to repeat."""
         if os.getpid() == self._pid:
             self._uploads.discard()
-        self._slices = []
+        self._slices, self._held_slices = [], 0
         self._broken = self._broken or StaleHandleError(self.path, "the handle was discarded")
         if not self.closed:
             super().close()
         self._end_hold()
-        self._release()
 
     def close(self) -> None:
         """Commit and close. In a forked child, which only inherited the handle: just close.
@@ -256,21 +246,20 @@ class FileWriter(io.BufferedIOBase):
         except BaseException as error:
             self._broken = error
             raise
-        self._slices = []
-        self._release()
+        self._slices, self._held_slices = [], 0
 
     def _commit_slices(self) -> Attr:
         meta = self._parts().meta
         if self._inode:
             return meta.commit(
-                self.path, self._inode, self._slices, time.time_ns(), held=self._holders
+                self.path, self._inode, self._slices, time.time_ns(), held=self._uploads.held
             )
         attr = meta.commit_file(
             self.path,
             self._slices,
             time.time_ns(),
             exclusive=self.exclusive,
-            held=self._holders,
+            held=self._uploads.held,
         )
         self._inode = attr.inode
         self._on_open(attr.inode)

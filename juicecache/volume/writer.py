@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
 from juicecache.errors import CommitUnknownError, JuicecacheError
 from juicecache.meta.chunks import NewSlice
+from juicecache.meta.holding import Hold
 from juicecache.model.layout import CHUNK_BYTES, BlockKey
 from juicecache.model.slices import SliceRecord
 from juicecache.objects.store import Buffer
+from juicecache.volume.cleaning import release
 from juicecache.volume.parts import Parts
 
 T = TypeVar("T")
@@ -39,6 +41,7 @@ class Uploads:
         self._doubtful: list[BlockKey] = []
         self._failure: BaseException | None = None
         self.stored: list[BlockKey] = []
+        self.held: list[Hold] = []
 
     @property
     def age_s(self) -> float:
@@ -81,6 +84,20 @@ class Uploads:
         except JuicecacheError:
             # Unreferenced objects are garbage that gc collects; the first error matters more.
             pass
+        self._release()
+
+    def hold(self, slices: Sequence[SliceRecord]) -> None:
+        """Keep complete slices referenced until `commit` or `discard`, however late that is.
+
+        Raises like `commit`, and leaves them as they were.
+        """
+        self.held.append(self._commit(lambda: self._parts.meta.hold(slices)))
+
+    def _release(self) -> None:
+        """Let the files go that kept slices referenced, and what only they point at."""
+        held, self.held = self.held, []
+        for one in held:
+            release(self._parts, one.inode)
 
     def commit(self, act: Callable[[], T]) -> T:
         """Run ``act``, which commits everything added so far, once all of it is stored.
@@ -94,6 +111,11 @@ class Uploads:
         ObjectNotFoundError
             Blocks waited for so long that a collector removed them.
         """
+        result = self._commit(act)
+        self._release()
+        return result
+
+    def _commit(self, act: Callable[[], T]) -> T:
         self.wait()
         if self.age_s > _UNREFERENCED_S_MAX:
             self._parts.blocks.require(self.stored)

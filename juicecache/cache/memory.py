@@ -10,7 +10,7 @@ import threading
 from cachetools import LRUCache
 
 from juicecache.cache.claims import FREE, Claim
-from juicecache.cache.tier import TierStats
+from juicecache.cache.tier import TierStats, as_bytes
 from juicecache.forks import survive_fork
 from juicecache.model.layout import BlockKey
 
@@ -90,7 +90,7 @@ class MemoryTier:
         assert memoryview(content).nbytes == key.length, key
         if key.length + _ENTRY_BYTES > self.capacity_bytes:
             return False
-        kept = _immutable(content)
+        kept = as_bytes(content)
         with self._lock:
             if self._closed:
                 return False
@@ -141,13 +141,3 @@ class MemoryTier:
             self._closed = True
             emptied.evicted = self._blocks.evicted
             self._blocks = emptied
-
-
-def _immutable(content: bytes | memoryview) -> bytes:
-    """Return the content as bytes that nobody can change; a view of all of a bytes is its owner."""
-    if isinstance(content, bytes):
-        return content
-    owner = content.obj
-    if isinstance(owner, bytes) and len(owner) == content.nbytes and content.c_contiguous:
-        return owner
-    return bytes(content)

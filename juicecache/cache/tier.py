@@ -136,3 +136,16 @@ class Tier(Protocol):
 
     def close(self) -> None:
         """Release what is held. Safe to call twice."""
+
+
+def as_bytes(content: bytes | memoryview) -> bytes:
+    """Return a content as bytes that nobody can change: not copied where it is all of a `bytes`.
+
+    So is a whole block that a tier or object storage gave.
+    """
+    if isinstance(content, bytes):
+        return content
+    owner = content.obj
+    if isinstance(owner, bytes) and len(owner) == content.nbytes and content.c_contiguous:
+        return owner
+    return bytes(content)

@@ -341,6 +341,11 @@ class JuiceCacheFileSystem(VolumeContents):
 
         Where they go is as for ``cp``: into ``path2`` if that is a directory or ends with
         ``/``. Directories in the way are joined, files are replaced.
+
+        Raises
+        ------
+        NotImplementedError
+            With ``maxdepth``: what is below a directory goes with it.
         """
         if maxdepth is not None:
             raise NotImplementedError("maxdepth: a directory is renamed with all below it")

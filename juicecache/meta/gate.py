@@ -23,7 +23,6 @@ from juicecache.meta.presence import Presence
 from juicecache.meta.rows import DirQuota
 from juicecache.model.setting import Setting
 
-_HOUR_NS = 3_600 * 1_000_000_000
 _PREPARED_MAX = 5
 """Runs of a removal: one that needs a session, one that needs the trash, and clients that
 drop an hour at the moment in which it is needed."""
@@ -153,7 +152,7 @@ class Gate:
                 inode = self._engine.write(
                     lambda tx, ctx=ctx: trash.hourly_directory(tx, ctx)  # type: ignore[misc]
                 )
-                self._hour = ctx.now_ns // _HOUR_NS, inode
+                self._hour = ctx.now_ns // trash.HOUR_NS, inode
         raise ConflictError(
             f"{self._engine.describe()}: the session or the trash of this hour is removed by "
             "another client as soon as it is made"
@@ -164,4 +163,4 @@ class Gate:
         if self.setting.trash_days <= 0 or skip_trash:
             return ctx
         hour, inode = self._hour
-        return ctx._replace(trash=inode if hour == ctx.now_ns // _HOUR_NS else TRASH_WANTED)
+        return ctx._replace(trash=inode if hour == ctx.now_ns // trash.HOUR_NS else TRASH_WANTED)

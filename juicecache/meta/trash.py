@@ -27,7 +27,7 @@ from juicecache.model.attr import (
 )
 
 _HOUR_FORMAT = "%Y-%m-%d-%H"
-_HOUR_NS = 3_600_000_000_000
+HOUR_NS = 3_600_000_000_000
 GRACE_HOURS = 2
 """Hours that an hourly directory outlives its expiry: the hour itself, and clocks that differ."""
 
@@ -102,7 +102,7 @@ def hours(tx: Transaction) -> Iterator[tuple[int, Edge]]:
 
 def expired_hours(tx: Transaction, now_ns: int, trash_days: int) -> list[Edge]:
     """Return the hourly directories whose entries were kept for ``trash_days``, oldest first."""
-    before_ns = now_ns - (24 * trash_days + GRACE_HOURS) * _HOUR_NS
+    before_ns = now_ns - (24 * trash_days + GRACE_HOURS) * HOUR_NS
     return [edge for began_ns, edge in hours(tx) if began_ns < before_ns]
 
 
@@ -119,7 +119,7 @@ def drop_hour(tx: Transaction, ctx: Context, name: bytes) -> bool:
     edge = tx.get(Edge, TRASH_INODE, name, lock=True)
     if edge is None:
         raise EntryNotFoundError(name)
-    if name >= hour_name(max(0, ctx.now_ns - GRACE_HOURS * _HOUR_NS)):
+    if name >= hour_name(max(0, ctx.now_ns - GRACE_HOURS * HOUR_NS)):
         return False
     tx.get(Attr, edge.inode, lock=True)
     if tx.exists(Edge, edge.inode):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
+from juicecache.cache.tier import as_bytes
 from juicecache.errors import CorruptBlockError, IsDirectoryError, ObjectNotFoundError
 from juicecache.model.attr import Attr, NodeType
 from juicecache.model.layout import CHUNK_BYTES, BlockKey, BlockSpan, spans
@@ -62,7 +63,7 @@ class RangeRead:
         self.start = start
         self.stop = stop
         self._spans: list[tuple[BlockKey, BlockSpan]] = []
-        self._missing: Sequence[int] = ()
+        self._missing: dict[int, None] = {}  # a set that keeps its order
         self._arriving: dict[int, Flight | Future[bytes]] = {}
         self._view: memoryview | None = None
         self._target = target
@@ -79,7 +80,7 @@ class RangeRead:
         lists = self._parts.meta.extents(self.path, self.attr, indices, again=again)
         for index, extents in zip(indices, lists, strict=True):
             self._add_spans(index, extents)
-        self._missing = range(len(self._spans))
+        self._missing = dict.fromkeys(range(len(self._spans)))
         if self._target is not None:
             self._clear_holes(self._target)
 
@@ -90,7 +91,7 @@ class RangeRead:
             if extents is None:
                 return False
             self._add_spans(index, extents)
-        self._missing = range(len(self._spans))
+        self._missing = dict.fromkeys(range(len(self._spans)))
         return True
 
     def take_cached(self) -> bool:
@@ -99,14 +100,14 @@ class RangeRead:
         if self._is_one_part():
             key, span = self._spans[0]
             self._view = tiers.get(key, span.start, span.stop)
-            self._missing = () if self._view is not None else (0,)
+            self._missing = {} if self._view is not None else {0: None}
         else:
             target = self._open_target()
-            self._missing = [
+            self._missing = dict.fromkeys(
                 number
                 for number, (key, span) in enumerate(self._spans)
                 if not tiers.get_into(key, span.start, span.stop, _part(target, span))
-            ]
+            )
         return not self._missing
 
     def begin(self) -> None:
@@ -122,7 +123,7 @@ class RangeRead:
     def place(self, number: int, content: memoryview) -> None:
         """Take the bytes of the missing part ``number``."""
         self._place(number, content)
-        self._missing = [other for other in self._missing if other != number]
+        del self._missing[number]
 
     def expect(self, number: int, coming: Flight | Future[bytes]) -> None:
         """Take the missing part ``number`` from a load, or a fetched range, under way."""
@@ -150,7 +151,7 @@ class RangeRead:
         """
         self._settle()
         if self._view is not None:
-            return _as_bytes(self._view)
+            return as_bytes(self._view)
         self._open_target().release()
         assert self._space is not None
         return self._space.getvalue()  # its own bytes: nobody holds a view of them any more
@@ -173,7 +174,7 @@ class RangeRead:
             try:
                 for number in self._missing:
                     self._place(number, self._content(number))
-                self._missing = ()
+                self._missing = {}
                 return
             except ObjectNotFoundError as error:
                 self.abandon()
@@ -262,14 +263,6 @@ def _chunk_indices(start: int, stop: int) -> range:
     return range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES)) if stop > start else range(0)
 
 
-def _as_bytes(view: memoryview) -> bytes:
-    # The tiers and the store hand out views of whole bytes objects: no copy is needed then.
-    whole = view.obj
-    if type(whole) is bytes and len(whole) == view.nbytes:
-        return whole
-    return bytes(view)
-
-
 def clip(start: int | None, stop: int | None, length: int) -> tuple[int, int]:
     """Return a half-open range inside ``[0, length)`` from the bounds of a Python slice."""
     if start is None and stop is None:
@@ -318,7 +311,7 @@ def peek_file(parts: Parts, path: str, start: int | None, stop: int | None) -> b
     part = lone_part(parts, attr, first, last)
     if part is not None:
         view = parts.tiers.get(*part)
-        return None if view is None else _as_bytes(view)
+        return None if view is None else as_bytes(view)
     read = RangeRead(parts, attr, path, first, last)
     if not read.plan_cached() or not read.take_cached():
         return None
@@ -339,7 +332,7 @@ def read_range(
     if part is not None:
         view = parts.tiers.get(*part)
         if view is not None:
-            return _as_bytes(view)
+            return as_bytes(view)
     return _gather(parts, attr, path, start, stop, is_missing=part is not None, whole=whole)
 
 

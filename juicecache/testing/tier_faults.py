@@ -10,7 +10,7 @@ from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
-from juicecache.cache.block_file import LAYOUT
+from juicecache.cache.block_file import LAYOUT, charge
 from juicecache.cache.claims import FREE, Claim
 from juicecache.cache.tier import Tier, TierStats
 from juicecache.model.layout import BlockKey
@@ -173,3 +173,15 @@ def _change(path: Path, rng: random.Random, kind: str) -> None:
             byte = os.pread(file.fileno(), 1, at)
             if byte:
                 os.pwrite(file.fileno(), bytes([byte[0] ^ 1 << rng.randrange(8)]), at)
+
+
+def charged_bytes(root: Path) -> int:
+    """Return what the blocks, and the files being written, of a tier take, each counted once."""
+    sizes = {}
+    for path in [*(root / ".writing").glob("*"), *root.glob("[!.]*/*/*")]:
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            continue  # renamed: seen under its other name
+        sizes[found.st_ino] = charge(found.st_size)
+    return sum(sizes.values())

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from juicecache.testing.places import tmpfs
+
 
 @pytest.fixture
 def memory_disk(tmp_path: Path) -> Iterator[Path]:
     """A tmpfs of 1 GiB."""
-    point = tmp_path / "memory"
-    point.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(point)]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield point
-    subprocess.run(["umount", "-l", str(point)], check=True)
+    with tmpfs(tmp_path / "memory", "1g") as point:
+        yield point
 
 
 class MemoryCgroup:

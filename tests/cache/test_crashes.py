@@ -6,25 +6,24 @@ The victims are forks of one process that was itself started anew and has nothin
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-import juicecache
 from juicecache.cache.block_file import LAYOUT, charge
 from juicecache.cache.books import BooksFile
 from juicecache.cache.directory import DirectoryTier
+from juicecache.testing.processes import forking_runner
 from juicecache.testing.tier_contract import block
 
 CAPACITY_BYTES = 12 * 4096
 OPTIONS = f"capacity_bytes={CAPACITY_BYTES}, free_space_ratio=0, eviction='lru', expire_s=1000"
 
 RUNNER = f"""
-import errno, fcntl, itertools, os, signal, sys, time
+import errno, fcntl, itertools, os, signal, time
 import juicecache.cache.directory as directory
+from juicecache.testing.processes import serve_forks
 from juicecache.testing.tier_contract import block
 
 CHANGING = "open close unlink rename rmdir mkdir ftruncate pwrite writev utime".split()
@@ -75,37 +74,17 @@ def work(path):
     assert tier.stats().used_bytes
     tier.close()
 
-for line in sys.stdin:
-    call, path = line.split()
-    pid = os.fork()
-    if not pid:
-        try:
-            die_at(int(call))
-            work(path)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+def victim(call, path):
+    die_at(int(call))
+    work(path)
+
+serve_forks(victim)
 """
 
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Callable[[int, Path], int]]:
-    root = str(Path(juicecache.__file__).parents[1])
-    with subprocess.Popen(
-        [sys.executable, "-c", RUNNER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": root},
-    ) as runner:
-
-        def run(call: int, path: Path) -> int:
-            runner.stdin.write(f"{call} {path}\n")
-            runner.stdin.flush()
-            return int(runner.stdout.readline())
-
+    with forking_runner(RUNNER) as run:
         yield run
 
 

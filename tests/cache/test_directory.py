@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from juicecache.cache.block_file import LAYOUT as VERSION
 from juicecache.cache.directory import DirectoryTier
 from juicecache.errors import ConfigError
+from juicecache.testing.places import tmpfs
 from juicecache.testing.tier_contract import block
 
 LAYOUT = f"{VERSION}-u{os.geteuid()}"
@@ -333,17 +334,8 @@ def test_free_space_is_left_to_others(tmp_path):
 @pytest.fixture
 def small_disk(tmp_path):
     """Eight MiB of tmpfs."""
-    point = tmp_path / "disk"
-    point.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(point)]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if done.returncode:
-        pytest.skip("no file system can be mounted here")
-    yield point
-    subprocess.run(["umount", "-l", str(point)], check=True)
+    with tmpfs(tmp_path / "disk", "8m") as point:
+        yield point
 
 
 def fill(path: Path) -> None:

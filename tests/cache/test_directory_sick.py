@@ -10,7 +10,7 @@ import random
 import shutil
 import subprocess
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from juicecache.cache.directory import DirectoryTier
 from juicecache.cache.group import DirectoryGroup
 from juicecache.cache.memory import MemoryTier
 from juicecache.cache.stack import TierStack
+from juicecache.testing.places import mount, tmpfs
 from juicecache.testing.processes import in_child
 from juicecache.testing.tier_contract import block
 from juicecache.testing.tier_faults import DAMAGES, block_files, damage
@@ -43,25 +44,6 @@ def open_tier(path, clock, **options) -> DirectoryTier:
     return DirectoryTier(path, clock=clock, **options)
 
 
-def mount(*arguments: str) -> None:
-    try:
-        done = subprocess.run(["mount", *arguments], capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if done.returncode:
-        pytest.skip("no file system can be mounted here")
-
-
-@contextmanager
-def tmpfs(point: Path, size: str = "1m"):
-    point.mkdir(exist_ok=True)
-    mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(point))
-    try:
-        yield point
-    finally:
-        subprocess.run(["umount", "-l", str(point)], check=False, capture_output=True)
-
-
 def fill(path: Path) -> None:
     with path.open("wb", 0) as file, suppress(OSError):
         while True:
@@ -74,7 +56,7 @@ def states(caplog) -> list[str]:
 
 def test_a_full_disk_says_so_once_and_recovers(tmp_path, clock, caplog):
     caplog.set_level(logging.INFO)
-    with tmpfs(tmp_path / "disk") as disk:
+    with tmpfs(tmp_path / "disk", "1m") as disk:
         tier = open_tier(disk, clock)
         kept = block(1, 100_000)
         assert tier.put(*kept)
@@ -138,7 +120,7 @@ def test_a_read_error_is_a_miss_and_shows(tmp_path, clock, monkeypatch, caplog):
 
 
 def test_a_read_only_disk_serves_reads_and_comes_back(tmp_path, clock):
-    with tmpfs(tmp_path / "disk") as disk:
+    with tmpfs(tmp_path / "disk", "1m") as disk:
         tier = open_tier(disk, clock)
         key, content = block(1, 100_000)
         tier.put(key, content)
@@ -158,7 +140,7 @@ def test_a_read_only_disk_serves_reads_and_comes_back(tmp_path, clock):
 def test_an_unmounted_disk_is_not_written_below_its_mount_point(tmp_path, clock):
     point = tmp_path / "disk"
     key, content = block(1, 1000)
-    with tmpfs(point):
+    with tmpfs(point, "1m"):
         tier = open_tier(point / "cache", clock)
         assert tier.put(key, content)
         subprocess.run(["umount", "-l", str(point)], check=True)
@@ -168,7 +150,7 @@ def test_an_unmounted_disk_is_not_written_below_its_mount_point(tmp_path, clock)
         assert tier.delete(key) is False
         assert list(point.iterdir()) == []
         # Another file system in its place is used once somebody opens a tier there.
-        with tmpfs(point):
+        with tmpfs(point, "1m"):
             clock.now_s += 20
             assert tier.put(key, content) is False
             other = open_tier(point / "cache", clock)

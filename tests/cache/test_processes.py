@@ -18,6 +18,7 @@ from juicecache.cache.block_file import LAYOUT as VERSION
 from juicecache.cache.block_file import charge, file_bytes
 from juicecache.cache.directory import DirectoryTier
 from juicecache.testing.tier_contract import block
+from juicecache.testing.tier_faults import charged_bytes
 
 LAYOUT = f"{VERSION}-u{os.geteuid()}"
 CAPACITY_BYTES = 4 << 20
@@ -107,14 +108,7 @@ def taken(folder: Path) -> int:
         return 0
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        sizes = {}
-        for path in [*(root / ".writing").glob("*"), *root.glob("[!.]*/*/*")]:
-            try:
-                found = path.stat()
-            except FileNotFoundError:
-                continue  # renamed: seen under its other name
-            sizes[found.st_ino] = charge(found.st_size)
-        return sum(sizes.values())
+        return charged_bytes(root)
     finally:
         os.close(fd)
 

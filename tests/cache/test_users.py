@@ -16,11 +16,12 @@ import pytest
 
 import juicecache
 from juicecache.cache.access import GROUP, PRIVATE, prepare_root
-from juicecache.cache.block_file import LAYOUT, charge
+from juicecache.cache.block_file import LAYOUT
 from juicecache.cache.books import BooksFile
 from juicecache.cache.directory import DirectoryTier
 from juicecache.errors import ConfigError
 from juicecache.testing.tier_contract import block
+from juicecache.testing.tier_faults import charged_bytes
 
 ALICE, BOB, TEAM = 54321, 54322, 54400
 CAPACITY_BYTES = 4 << 20
@@ -334,13 +335,7 @@ def taken(team: Path) -> int:
     if not (root / ".space").exists():
         return 0
     file = BooksFile(os.fsencode(root / ".space"), GROUP)
-    sizes = {}
     with file.held():
-        for path in [*(root / ".writing").glob("*"), *root.glob("[!.]*/*/*")]:
-            try:
-                found = path.stat()
-            except FileNotFoundError:
-                continue  # renamed: seen under its other name
-            sizes[found.st_ino] = charge(found.st_size)
+        found = charged_bytes(root)
     file.close()
-    return sum(sizes.values())
+    return found

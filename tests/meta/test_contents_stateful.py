@@ -6,11 +6,6 @@ the records that point at the slice.
 
 from __future__ import annotations
 
-import tempfile
-from collections import Counter
-from pathlib import Path
-from struct import iter_unpack
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -22,13 +17,13 @@ from juicecache.meta.context import Context
 from juicecache.meta.copying import clone_file, copy_range, replace_with_copy
 from juicecache.meta.engine import Engine
 from juicecache.meta.engines.memory import MemoryEngine
-from juicecache.meta.engines.sqlite import SqliteEngine
 from juicecache.meta.remove import unlink
-from juicecache.meta.rows import Chunk, DelayedSlices, DeletedFile, DirStats, SliceRef
+from juicecache.meta.rows import Chunk, DelayedSlices, DeletedFile, DirStats
 from juicecache.meta.tree import NewNode
 from juicecache.model.attr import ROOT_INODE, NodeType
 from juicecache.model.layout import CHUNK_BYTES
-from juicecache.model.slices import SliceRecord, plan_compaction, refs_of, visible
+from juicecache.model.slices import SliceRecord, plan_compaction, visible
+from juicecache.testing.machines import OnSqlite, assert_references_counted
 
 CTX = Context(10**15, 0, 0, 0o022, dir_stats=True, capacity_bytes=0, inodes_max=0)
 NAMES = (b"one", b"two")
@@ -232,13 +227,7 @@ class Contents(RuleBasedStateMachine):
 
     @invariant()
     def references_are_the_records(self):
-        counts: Counter[tuple[int, int]] = Counter()
-        for row in self.engine.read(lambda tx: list(tx.scan(Chunk))):
-            counts.update(refs_of(row.slices))
-        for delayed in self.engine.read(lambda tx: list(tx.scan(DelayedSlices))):
-            counts.update((entry[0], entry[1]) for entry in iter_unpack(">QI", delayed.slices))
-        found = self.engine.read(lambda tx: list(tx.scan(SliceRef)))
-        assert {(row.slice_id, row.size): row.refs for row in found} == counts
+        assert_references_counted(self.engine)
 
     @invariant()
     def usage_is_the_sum_over_the_files(self):
@@ -247,16 +236,8 @@ class Contents(RuleBasedStateMachine):
         assert stored == self.engine.read(lambda tx: usage.count_entries(tx, ROOT_INODE))
 
 
-class SqliteContents(Contents):
+class SqliteContents(OnSqlite, Contents):
     """The same on SQLite."""
-
-    def make_engine(self) -> Engine:
-        self.folder = tempfile.TemporaryDirectory()
-        return SqliteEngine(Path(self.folder.name) / "meta.db")
-
-    def teardown(self) -> None:
-        super().teardown()
-        self.folder.cleanup()
 
 
 TestMemory = Contents.TestCase

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections import Counter
-from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -23,16 +21,16 @@ from juicecache.meta.chunks import NewSlice, truncate
 from juicecache.meta.context import Context
 from juicecache.meta.engine import Engine, Transaction
 from juicecache.meta.engines.memory import MemoryEngine
-from juicecache.meta.engines.sqlite import SqliteEngine
 from juicecache.meta.files import WholeFile, commit_files
 from juicecache.meta.remove import remove_below, rmdir, unlink
 from juicecache.meta.rename import RenameMode, rename
-from juicecache.meta.rows import Chunk, DeletedFile, DirStats, Edge, SliceRef, Symlink, Xattr
+from juicecache.meta.rows import DeletedFile, DirStats, Edge, Symlink, Xattr
 from juicecache.meta.trash import hourly_directory
 from juicecache.meta.tree import AttrChange, NewNode
 from juicecache.meta.xattr import list_xattr, set_xattr
 from juicecache.model.attr import ROOT_INODE, TRASH_INODE, Attr, NodeType, in_trash
-from juicecache.model.slices import SliceRecord, refs_of
+from juicecache.model.slices import SliceRecord
+from juicecache.testing.machines import OnSqlite, assert_references_counted
 from juicecache.testing.tree_model import Names, Node, TreeModel
 
 CTX = Context(10**18, 0, 0, 0o022, dir_stats=True, capacity_bytes=0, inodes_max=0)
@@ -352,23 +350,11 @@ class Tree(RuleBasedStateMachine):
 
     @invariant()
     def every_record_of_a_slice_is_a_reference(self):
-        counted: Counter[tuple[int, int]] = Counter()
-        for chunk in self.engine.read(lambda tx: list(tx.scan(Chunk))):
-            counted.update(refs_of(chunk.slices))
-        stored = self.engine.read(lambda tx: list(tx.scan(SliceRef)))
-        assert {(row.slice_id, row.size): row.refs for row in stored} == counted
+        assert_references_counted(self.engine)
 
 
-class SqliteTree(Tree):
+class SqliteTree(OnSqlite, Tree):
     """The same on SQLite."""
-
-    def make_engine(self) -> Engine:
-        self.folder = tempfile.TemporaryDirectory()
-        return SqliteEngine(Path(self.folder.name) / "meta.db")
-
-    def teardown(self) -> None:
-        super().teardown()
-        self.folder.cleanup()
 
 
 TestMemory = Tree.TestCase

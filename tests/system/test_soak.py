@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import juicecache
+from juicecache.testing.places import tmpfs
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 
@@ -34,13 +35,8 @@ VERIFY = {"seen": ["extend", "full", "extend", "full"], "unseen": ["full"] * 4}
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A cache folder on a tmpfs in which not all blocks find room."""
-    point = tmp_path / "memory"
-    point.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(point)]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield point / "cache"
-    subprocess.run(["umount", "-l", str(point)], check=True)
+    with tmpfs(tmp_path / "memory", "24m") as point:
+        yield point / "cache"
 
 
 class Site:

@@ -5,18 +5,15 @@ The victims are forks of one process that was itself started anew and has nothin
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-import juicecache
 from juicecache.config import VolumeOptions
 from juicecache.meta.rows import Session, SliceRef, Sustained
 from juicecache.testing.oracle import assert_clean, sums_wrong
+from juicecache.testing.processes import forking_runner
 from juicecache.testing.servers import juicefs_binary
 from juicecache.volume.formatting import format_volume
 from juicecache.volume.volume import Volume
@@ -26,10 +23,11 @@ PACK_FILES = 4
 """Of a quarter of a block each: the block of a pack is stored when its last file is there."""
 
 RUNNER = f"""
-import itertools, os, signal, sys
+import itertools, os, signal
 from juicecache.config import VolumeOptions
 from juicecache.meta.engines.sqlite import SqliteEngine
 from juicecache.objects.wrap import StoreWrapper
+from juicecache.testing.processes import serve_forks
 from juicecache.volume import pack
 from juicecache.volume.volume import Volume
 
@@ -84,18 +82,12 @@ def work(path, deferred, ending):
     volume.close()
     engine.close()
 
-for line in sys.stdin:
-    call, deferred, ending, path = line.split()
-    pid = os.fork()
-    if not pid:
-        left = itertools.count(int(call), -1)
-        try:
-            work(path, deferred == "True", ending)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+def victim(call, deferred, ending, path):
+    global left
+    left = itertools.count(int(call), -1)
+    work(path, deferred == "True", ending)
+
+serve_forks(victim)
 """
 
 OLD = {"/set/1": b"old", "/set/9": b"older", "/large": b"old", "/log": b"old"}
@@ -110,20 +102,7 @@ DEAD = "has 0 references and None records"
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Callable[..., int]]:
-    root = str(Path(juicecache.__file__).parents[1])
-    with subprocess.Popen(
-        [sys.executable, "-c", RUNNER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": root},
-    ) as runner:
-
-        def run(*arguments: object) -> int:
-            runner.stdin.write(" ".join(map(str, arguments)) + "\n")
-            runner.stdin.flush()
-            return int(runner.stdout.readline())
-
+    with forking_runner(RUNNER) as run:
         yield run
 
 

@@ -12,7 +12,6 @@ import pytest
 from juicecache.errors import (
     BatchError,
     ClosedError,
-    CommitUnknownError,
     EntryExistsError,
     IsDirectoryError,
     NoSpaceError,
@@ -23,9 +22,9 @@ from juicecache.errors import (
     StaleHandleError,
     UnsupportedError,
 )
-from juicecache.meta.engines.sqlite import SqliteEngine
 from juicecache.meta.rows import SliceRef, Sustained
 from juicecache.model.layout import CHUNK_BYTES
+from juicecache.testing.engine_faults import FaultySqlite
 from juicecache.testing.oracle import sums_wrong
 from juicecache.testing.processes import in_child
 from juicecache.volume import batch as batch_module
@@ -405,24 +404,9 @@ def test_what_waits_for_long_is_kept_from_collectors(site, content):
     assert other.gc(min_age_s=0).leaked_objects == 0
 
 
-class LosingEngine(SqliteEngine):
-    """Loses the reply of the next commit, which happened or not."""
-
-    lose: str = ""
-
-    def attempt(self, body, *, writable):
-        kind, self.lose = (self.lose, "") if writable else ("", self.lose)
-        if kind == "before":
-            raise CommitUnknownError("lost, not committed")
-        result = super().attempt(body, writable=writable)
-        if kind == "after":
-            raise CommitUnknownError("lost, committed")
-        return result
-
-
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_hold_whose_reply_was_lost_is_made_sure_of(site, content, when, caplog, monkeypatch):
-    engine = LosingEngine(site.folder / "meta.db")
+    engine = FaultySqlite(site.folder / "meta.db")
     volume, other = site.open(meta=engine), site.open(cache_size=0)
     files = bodies(content, 100)
     volume.parts().meta.presence.ensure_session()
@@ -432,7 +416,7 @@ def test_a_hold_whose_reply_was_lost_is_made_sure_of(site, content, when, caplog
             batch.write(path, body)
         with volume.open("/large", "wb", batch=batch) as file:
             file.write(content(2 * site.block, 7))
-        engine.lose = when
+        engine.lose_commit, engine.lose_reply = when == "before", when == "after"
         batch.secure()
         assert ("could not be kept referenced" in caplog.text) == (when == "before")
         assert sustained(other) == (1 if when == "before" else 2)
@@ -448,14 +432,14 @@ def test_a_hold_whose_reply_was_lost_is_made_sure_of(site, content, when, caplog
 
 
 def test_a_batch_that_could_not_be_held_notices_what_collectors_took(site, content, monkeypatch):
-    engine = LosingEngine(site.folder / "meta.db")
+    engine = FaultySqlite(site.folder / "meta.db")
     volume = site.open(meta=engine)
     volume.parts().meta.presence.ensure_session()
     volume.write_file("/takes/numbers", b"x")
     batch = volume.batch(deferred=True)
     for path, body in bodies(content, 100).items():
         batch.write(path, body)
-    engine.lose = "before"
+    engine.lose_commit = True
     batch.secure()
     site.open().gc(delete=True, min_age_s=0)
     monkeypatch.setattr(writer_module, "_UNREFERENCED_S_MAX", -1.0)

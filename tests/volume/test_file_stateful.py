@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import permutations
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import pytest
 from hypothesis import settings
@@ -23,7 +23,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from juicecache.config import VolumeOptions
 from juicecache.errors import (
     CommitUnknownError,
-    EngineUnavailableError,
     EntryExistsError,
     JuicecacheError,
     MetaError,
@@ -32,20 +31,17 @@ from juicecache.errors import (
 )
 from juicecache.meta import engine as engine_module
 from juicecache.meta import usage
-from juicecache.meta.engine import Append, Engine, Put, Transaction
-from juicecache.meta.engines.memory import MemoryEngine
-from juicecache.meta.engines.sqlite import SqliteEngine
+from juicecache.meta.engine import Engine
 from juicecache.meta.rows import Chunk, SliceRef
 from juicecache.model.layout import CHUNK_BYTES
 from juicecache.model.slices import refs_of
+from juicecache.testing.engine_faults import FaultyMemory, FaultySqlite
 from juicecache.testing.faults import FaultyStore
 from juicecache.testing.file_model import FileModel
 from juicecache.volume import pack as pack_module
 from juicecache.volume.batch import Batch
 from juicecache.volume.formatting import format_volume
 from juicecache.volume.volume import Volume
-
-T = TypeVar("T")
 
 BLOCK = 64 * 1024
 PACK_FILES = 2
@@ -88,35 +84,6 @@ examples = {"memory": 0, "sqlite": 0}
 steps = {"memory": 0, "sqlite": 0}
 
 
-class Faults:
-    """What goes wrong with the next commit of content; for a mixin of any engine."""
-
-    refuse = False
-    lose_reply = False
-
-    def attempt(self, body: Callable[[Transaction], T], *, writable: bool) -> T:
-        seen: list[bool] = []
-
-        def watched(tx: Transaction) -> T:
-            result = body(tx)
-            commits = any(
-                isinstance(write, Append)
-                or (isinstance(write, Put) and isinstance(write.row, SliceRef))
-                for write in tx.writes
-            )
-            seen.append(commits)
-            if commits and self.refuse:
-                self.refuse = False
-                raise EngineUnavailableError("refused on purpose")
-            return result
-
-        result = super().attempt(watched, writable=writable)  # type: ignore[misc]
-        if self.lose_reply and seen[-1]:
-            self.lose_reply = False
-            raise CommitUnknownError("the reply is lost on purpose")
-        return result
-
-
 class Pending(NamedTuple):
     """What a batch is to commit for a path.
 
@@ -146,14 +113,6 @@ class Pending(NamedTuple):
                 before[self.start + len(self.content) :],
             )
         )
-
-
-class FaultyMemory(Faults, MemoryEngine):
-    """The engine in memory, with faults."""
-
-
-class FaultySqlite(Faults, SqliteEngine):
-    """The engine on SQLite, with faults."""
 
 
 class Files(RuleBasedStateMachine):

@@ -18,7 +18,6 @@ from harness import (
     scratch,
 )
 
-import juicecache
 from juicecache import JuiceCacheFileSystem
 
 SERIAL = {"1 MiB": (1 << 20, 40), "100 KiB": (100 << 10, 40)}
@@ -29,20 +28,11 @@ class Dataset:
     """The same files in a volume and as plain objects of a bucket."""
 
     def __init__(self, s3: RemoteS3, folder: Path, size: int, count: int) -> None:
-        self.bucket = s3.server.fresh_bucket()
         self.plain = s3.server.fresh_bucket()
         self.meta = f"sqlite3://{folder}/meta-{size}-{count}.db"
         self.s3, self.size = s3, size
         self.keys = {"access_key": s3.server.access_key, "secret_key": s3.server.secret_key}
-        juicecache.format_volume(
-            self.meta,
-            "bench",
-            storage="s3",
-            bucket=f"{s3.far}/{self.bucket}",
-            trash_days=0,
-            remember=False,
-            **self.keys,
-        )
+        self.bucket = s3.format(self.meta, "bench")
         self.names = [f"set/{number:04d}" for number in range(count)]
         contents = {name: os.urandom(size) for name in self.names}
         near = self.volume(bucket=f"{s3.near}/{self.bucket}", cache_size=0)

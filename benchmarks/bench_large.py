@@ -9,7 +9,6 @@ from pathlib import Path
 
 from harness import Contender, RemoteS3, Report, memory_folder, race, remote_s3, scratch
 
-import juicecache
 from juicecache import JuiceCacheFileSystem
 
 LARGE_BYTES = 1 << 30
@@ -20,16 +19,7 @@ BUFFER_MIB = 64
 def large_file(s3: RemoteS3, folder: Path, tmpfs: Path) -> Report:
     report = Report("One file of 1 GiB, sequential by 4 MiB, object store 20 ms away")
     meta = f"sqlite3://{folder}/meta.db"
-    juicecache.format_volume(
-        meta,
-        "bench",
-        storage="s3",
-        bucket=f"{s3.far}/{s3.server.fresh_bucket()}",
-        access_key=s3.server.access_key,
-        secret_key=s3.server.secret_key,
-        trash_days=0,
-        remember=False,
-    )
+    s3.format(meta, "bench")
     fs = JuiceCacheFileSystem(
         volume="bench",
         meta=meta,

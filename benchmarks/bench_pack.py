@@ -34,17 +34,7 @@ class Site:
     def __init__(self, s3: RemoteS3, folder: Path, name: str) -> None:
         self.meta = f"sqlite3://{folder}/{name}.db"
         self.s3 = s3
-        self.bucket = s3.server.fresh_bucket()
-        juicecache.format_volume(
-            self.meta,
-            name,
-            storage="s3",
-            bucket=f"{s3.far}/{self.bucket}",
-            access_key=s3.server.access_key,
-            secret_key=s3.server.secret_key,
-            trash_days=0,
-            remember=False,
-        )
+        self.bucket = s3.format(self.meta, name)
         self.mount = OfficialMount(self.meta, folder)
 
     def client(self, *, near: bool = False, **options: object) -> JuiceCacheFileSystem:

@@ -108,27 +108,10 @@ def plain() -> Report:
                 one.run()
             race(contenders)
             report.note(f"{count} files of {label}.")
-            share_table(report, contenders)
+            report.share_table(contenders)
             full.volume.close()
             memory.volume.close()
     return report
-
-
-def share_table(report: Report, contenders: Sequence[Contender], unit: str = "files/s") -> None:
-    """Medians, and what part of the first contender's rate each other reaches."""
-    base = contenders[0]
-    report.table(
-        ["who", f"{unit}, median", "min - max", "part of plain"],
-        [
-            [
-                one.name,
-                f"{one.rate:,.0f}",
-                f"{min(one.rates):,.0f} - {max(one.rates):,.0f}",
-                f"{one.rate / base.rate:.2f}",
-            ]
-            for one in contenders
-        ],
-    )
 
 
 def changing_passes(data: WarmSet, passes: int) -> Callable[[], float]:
@@ -346,7 +329,7 @@ def processes() -> Report:
                 for group in groups.values():
                     group.close()
             report.note(f"{count} files of {label}, every process reads all of them.")
-            share_table(report, contenders)
+            report.share_table(contenders)
     return report
 
 
@@ -371,7 +354,7 @@ def sequential() -> Report:
             ]
             race(contenders)
             report.note(f"`{how}`.")
-            share_table(report, contenders, "MiB/s")
+            report.share_table(contenders, "MiB/s")
     return report
 
 
@@ -445,7 +428,7 @@ def loader() -> Report:
             race(contenders)
             how = "stay for all epochs" if stay else "start anew with every epoch, by fork"
             report.note(f"Workers {how}; shuffled batches of 64, contents as tensors.")
-            share_table(report, contenders)
+            report.share_table(contenders)
         trusting.volume.close()
     return report
 

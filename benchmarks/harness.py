@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import juicecache
 from juicecache.testing.servers import DelayingProxy, S3Server, find, run_juicefs, s3_server
 
 RUNS = 5
@@ -75,16 +76,32 @@ class Report:
     def race_table(self, unit: str, contenders: Sequence[Contender]) -> None:
         """Medians, and how many times as fast the first contender is as each other."""
         ours = contenders[0]
+        last = ["" if one is ours else f"{ours.rate / one.rate:.2f}x" for one in contenders]
+        self._rates(unit, contenders, "juicecache is", last, ",.1f")
+
+    def share_table(self, contenders: Sequence[Contender], unit: str = "files/s") -> None:
+        """Medians, and what part of the first contender's rate, a plain file's, each reaches."""
+        last = [f"{one.rate / contenders[0].rate:.2f}" for one in contenders]
+        self._rates(unit, contenders, "part of plain", last, ",.0f")
+
+    def _rates(
+        self,
+        unit: str,
+        contenders: Sequence[Contender],
+        title: str,
+        last: Sequence[str],
+        form: str,
+    ) -> None:
         self.table(
-            ["who", f"{unit}, median", "min - max", "juicecache is"],
+            ["who", f"{unit}, median", "min - max", title],
             [
                 [
                     one.name,
-                    f"{one.rate:,.1f}",
-                    f"{min(one.rates):,.1f} - {max(one.rates):,.1f}",
-                    "" if one is ours else f"{ours.rate / one.rate:.2f}x",
+                    format(one.rate, form),
+                    f"{min(one.rates):{form}} - {max(one.rates):{form}}",
+                    compared,
                 ]
-                for one in contenders
+                for one, compared in zip(contenders, last, strict=True)
             ],
         )
 
@@ -145,6 +162,21 @@ class RemoteS3:
     server: S3Server
     proxy: DelayingProxy
     folder: Path
+
+    def format(self, meta: str, name: str) -> str:
+        """Make a volume of ours here, without a trash; return its bucket."""
+        bucket = self.server.fresh_bucket()
+        juicecache.format_volume(
+            meta,
+            name,
+            storage="s3",
+            bucket=f"{self.far}/{bucket}",
+            access_key=self.server.access_key,
+            secret_key=self.server.secret_key,
+            trash_days=0,
+            remember=False,
+        )
+        return bucket
 
     @property
     def near(self) -> str:

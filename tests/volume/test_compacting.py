@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,19 @@ def settle(volume: Volume) -> None:
     """Wait for what runs in the background."""
     for future in tuple(volume.parts().cleaning):
         future.result()
+
+
+def after_a_put(volume: Volume, act: Callable[[], object]) -> None:
+    """Do something once the next object is stored, before its writer hears of it."""
+    store = volume.parts().store
+    put = store.put
+
+    async def put_late(name, body) -> None:
+        await put(name, body)
+        store.put = put  # type: ignore[method-assign]
+        act()
+
+    store.put = put_late  # type: ignore[method-assign]
 
 
 def test_records_become_one_with_the_same_bytes(volume: Volume) -> None:
@@ -110,15 +124,11 @@ def test_a_shared_slice_loses_one_reference_only(volume: Volume) -> None:
 def test_who_loses_the_race_leaves_nothing(volume: Volume) -> None:
     expected = append(volume, "/file", b"one", b"two", b"three")
     parts, inode = volume.parts(), volume.stat("/file").inode
-    store = parts.store
-    put = store.put
 
-    async def put_late(name, body) -> None:
-        await put(name, body)
-        store.put = put  # type: ignore[method-assign]
+    def win() -> None:
         assert compact_chunk(parts, inode, 0)
 
-    store.put = put_late  # type: ignore[method-assign]
+    after_a_put(volume, win)
     assert not compact_chunk(parts, inode, 0)
     assert volume.read_file("/file") == expected
     assert len(stored(volume)) == len(scan(volume, SliceRef)) == 1
@@ -127,15 +137,7 @@ def test_who_loses_the_race_leaves_nothing(volume: Volume) -> None:
 def test_what_others_append_meanwhile_stays(volume: Volume) -> None:
     expected = append(volume, "/file", b"one", b"two")
     parts, inode = volume.parts(), volume.stat("/file").inode
-    store = parts.store
-    put = store.put
-
-    async def put_late(name, body) -> None:
-        await put(name, body)
-        store.put = put  # type: ignore[method-assign]
-        append(volume, "/file", b"three")
-
-    store.put = put_late  # type: ignore[method-assign]
+    after_a_put(volume, lambda: append(volume, "/file", b"three"))
     assert compact_chunk(parts, inode, 0)
     assert volume.read_file("/file") == expected + b"three"
     assert counts(volume, "/file") == [2]

@@ -336,15 +336,19 @@ class Files(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ faults
 
+    def _write(self, path: str, content: bytes, *, whole: bool) -> None:
+        """Write a file at once, or through a handle."""
+        if whole:
+            self.volume.write_file(path, content)
+        else:
+            with self.volume.open(path, "wb") as file:
+                file.write(content)
+
     @rule(path=paths, content=contents, number=st.integers(1, 3), whole=st.booleans())
     def upload_fails(self, path, content, number, whole):
         self.store.fail("put", [self.store.calls["put"] + number])
         try:
-            if whole:
-                self.volume.write_file(path, content)
-            else:
-                with self.volume.open(path, "wb") as file:
-                    file.write(content)
+            self._write(path, content, whole=whole)
         except ObjectError:
             pass
         else:
@@ -385,11 +389,7 @@ class Files(RuleBasedStateMachine):
     def commit_fails(self, path, content, lost, whole):
         self.engine.lose_reply, self.engine.refuse = lost, not lost
         try:
-            if whole:
-                self.volume.write_file(path, content)
-            else:
-                with self.volume.open(path, "wb") as file:
-                    file.write(content)
+            self._write(path, content, whole=whole)
         except MetaError:
             happened = lost
         else:

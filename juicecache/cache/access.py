@@ -53,9 +53,9 @@ class Access:
         """Whether other users share the tier."""
         return self.file_mode != 0o600
 
-    def trusts(self, found: os.stat_result) -> bool:
-        """Return whether what a file or folder of the tier holds may be believed."""
-        return found.st_uid == os.geteuid() or self.shared
+    def trusts(self, found: os.stat_result, user: int) -> bool:
+        """Return whether what a file or folder of a tier of ``user`` holds may be believed."""
+        return found.st_uid == user or self.shared
 
     def make_above(self, folder: bytes) -> None:
         """Make the user's folder, in which the tier is, again after it was removed.
@@ -146,7 +146,8 @@ def prepare_root(folder: Path) -> tuple[bytes, Access]:
         _make_user_folder(folder)
         above = folder.stat()
         access = GROUP if _is_for_our_group(above) else PRIVATE
-        name = LAYOUT if access.shared else f"{LAYOUT}-u{os.geteuid()}"
+        user = os.geteuid()
+        name = LAYOUT if access.shared else f"{LAYOUT}-u{user}"
         root = folder / name
         access.make_folder(os.fsencode(root))
         found = root.lstat()
@@ -164,9 +165,9 @@ def prepare_root(folder: Path) -> tuple[bytes, Access]:
             f"{root} should belong to group {above.st_gid} and have mode 2770, as its folder "
             "says that it is for the group: remove it or set it right"
         )
-    if not access.shared and found.st_uid != os.geteuid():
+    if not access.trusts(found, user):
         raise ConfigError(
-            f"{root} belongs to user {found.st_uid}, not to user {os.geteuid()}: "
+            f"{root} belongs to user {found.st_uid}, not to user {user}: "
             "remove it, or use another cache folder"
         )
     return os.fsencode(root), access

@@ -101,7 +101,7 @@ class DirectoryTier:
         folder = Path(path).absolute()
         self.path = os.fspath(path)
         root, access = _prepare(folder)
-        self._access = access
+        self._access, self._user = access, os.geteuid()
         self.capacity_bytes = capacity_bytes
         self._paths = BlockPaths(root)
         self._clock = clock
@@ -182,7 +182,7 @@ class DirectoryTier:
             # What was read unchecked is what was checked once, if the file has not changed until
             # now; what is checked now counts for the file as it is before.
             stat = os.fstat(fd)
-            if not self._access.trusts(stat):
+            if not self._access.trusts(stat, self._user):
                 return None
             now_s = time.time()
             if now_s - stat.st_atime > self._expire_s:
@@ -213,7 +213,11 @@ class DirectoryTier:
         except OSError:
             return False
         size_bytes = file_bytes(key.length)
-        return found.st_size == size_bytes and self._access.trusts(found) and not self._closed
+        return (
+            found.st_size == size_bytes
+            and self._access.trusts(found, self._user)
+            and not self._closed
+        )
 
     def where(self, key: BlockKey) -> str | None:
         """Return the path of the folder, as it was given, when the block is here."""
@@ -271,7 +275,7 @@ class DirectoryTier:
             if device_of(os.path.dirname(self._root)) != self._place[0]:
                 raise OSError(errno.ENODEV, "its file system is not mounted") from None
             return
-        if not self._access.trusts(found):
+        if not self._access.trusts(found, self._user):
             raise OSError(errno.EPERM, f"its folder belongs to user {found.st_uid}")
         place = found.st_dev, found.st_ino
         if place != self._place:

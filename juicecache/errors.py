@@ -32,7 +32,11 @@ exception: it is ``None``.
     |   |-- ObjectNotFoundError
     |   |-- ObjectDeniedError
     |   `-- ObjectUnavailableError     the only one that is retried
-    `-- CorruptBlockError              stored bytes differ from their checksum or length
+    |-- CorruptBlockError              stored bytes differ from their checksum or length
+    `-- PeerError                      a member of the cache group; a read then takes another way
+        |-- PeerUnavailableError       refused, silent, gone, or overloaded
+        |-- PeerProtocolError          it sent what this version does not understand
+        `-- PeerDeniedError            it, or we, lack the secret, or serve something else
 """
 
 from __future__ import annotations
@@ -273,3 +277,36 @@ class CorruptBlockError(JuicecacheError):
     def __str__(self) -> str:
         """Say which bytes, what was expected and what was found."""
         return f"{self.name} in {self.where}: expected {self.expected}, found {self.found}"
+
+
+class PeerError(JuicecacheError):
+    """A member of a cache group failed. Reads never raise it: they take another way.
+
+    Parameters
+    ----------
+    detail
+        What happened, in words, with no secret in it.
+    peer
+        The member or its address; empty where the one who handles it knows.
+    """
+
+    def __init__(self, detail: str = "", peer: str = ""):
+        super().__init__(detail, peer)
+        self.detail = detail
+        self.peer = peer
+
+    def __str__(self) -> str:
+        """Say which member and what happened."""
+        return f"{self.peer}: {self.detail}" if self.peer else self.detail
+
+
+class PeerUnavailableError(PeerError):
+    """It refused the connection, was silent for ``remote_timeout``, or has too much to do."""
+
+
+class PeerProtocolError(PeerError):
+    """It sent something that is not a frame of this protocol, or no version is common to both."""
+
+
+class PeerDeniedError(PeerError):
+    """One of both does not have the group's secret, or serves another volume or group."""

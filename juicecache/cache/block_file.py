@@ -10,9 +10,8 @@ The layout is the version and, unless users share the tier, the user: see ``acce
 stands for all of this: a later form uses another folder, so that clients of both can share
 ``<path>``.
 
-A checksum covers a segment, so that reading one small file out of a large block that holds
-many costs the check of that file and not of its neighbours. The key is part of the footer's:
-a file that got into another one's place is damage like any other.
+The key is part of the footer's checksum: a file that got into another one's place is damage like
+any other. What a checksum covers is said in ``model.segments``.
 """
 
 from __future__ import annotations
@@ -27,13 +26,11 @@ from functools import cache
 import crc32c
 
 from juicecache.model.layout import BlockKey
+from juicecache.model.segments import bounds, segment_count, segment_sums, sums_around, touched
 
 LAYOUT = "juicecache-v2"
 FOLDERS = 1024
 """Folders of a namespace. Of 4,000 files each, still quick to list, they hold four million."""
-
-SEGMENT_BYTES = 64 * 1024
-"""What one checksum covers: a check of it costs 3 us, about as much as the calls around it."""
 
 _END = struct.Struct("<4sQI")
 _MAGIC = b"JCB2"
@@ -46,11 +43,6 @@ _PAGE_BYTES = 4096
 def file_bytes(length: int) -> int:
     """Return the size of the file of a block of ``length`` bytes."""
     return length + 4 * segment_count(length) + _END.size
-
-
-def segment_count(length: int) -> int:
-    """Return how many checksums a block of ``length`` bytes has."""
-    return -(-length // SEGMENT_BYTES)
 
 
 def charge(size_bytes: int) -> int:
@@ -100,7 +92,7 @@ def write_block(fd: int, key: BlockKey, content: bytes | memoryview) -> None:
         As the system says; ENOSPC when it wrote only a part.
     """
     view = memoryview(content)
-    sums = _sums(view)
+    sums = segment_sums(view)
     head = _sums_form(len(sums)).pack(*sums) + _END.pack(_MAGIC, view.nbytes, 0)[:-4]
     footer = head + crc32c.crc32c(head, _key_sum(key)).to_bytes(4, "little")
     if os.writev(fd, (view, footer)) != view.nbytes + len(footer):
@@ -119,7 +111,7 @@ def read_checked(fd: int, key: BlockKey) -> bytes | None:
     sums = _read_sums(fd, key)
     if sums is None or len(content) != key.length:
         return None
-    return content if _sums(memoryview(content)) == sums else None
+    return content if segment_sums(memoryview(content)) == sums else None
 
 
 def read_part(
@@ -138,8 +130,7 @@ def read_part(
         The medium failed.
     """
     segments = touched(start, stop)
-    first = segments.start * SEGMENT_BYTES
-    last = min(segments.stop * SEGMENT_BYTES, key.length)
+    first, last = bounds(segments, key.length)
     all_sums = _read_sums(fd, key)
     if all_sums is None:
         return None
@@ -147,34 +138,13 @@ def read_part(
     if buffer is None:
         content = memoryview(os.pread(fd, last - first, first))
         # Of a file that was cut meanwhile there may be nothing, which no sum contradicts.
-        if content.nbytes != last - first or _sums(content) != sums:
+        if content.nbytes != last - first or segment_sums(content) != sums:
             return None
         return content[start - first : stop - first]
     before, after = bytearray(start - first), bytearray(last - stop)
     if os.preadv(fd, (before, buffer, after), first) != last - first:
         return None
-    return buffer if _sums_around(before, buffer, after) == sums else None
-
-
-def touched(start: int, stop: int) -> range:
-    """Return the numbers of the segments that bytes ``[start, stop)`` lie in."""
-    return range(start // SEGMENT_BYTES, segment_count(stop)) if start < stop else range(0)
-
-
-def _sums(content: memoryview) -> tuple[int, ...]:
-    """Return the checksums of the segments of a content that starts with one."""
-    checksum = crc32c.crc32c
-    return tuple(
-        [checksum(content[at : at + SEGMENT_BYTES]) for at in range(0, len(content), SEGMENT_BYTES)]
-    )
-
-
-def _sums_around(before: bytearray, buffer: memoryview, after: bytearray) -> tuple[int, ...]:
-    """Return `_sums` of three pieces end to end; the outer ones are less than a segment each."""
-    edge = SEGMENT_BYTES - len(before)
-    first = crc32c.crc32c(buffer[:edge], crc32c.crc32c(before))
-    sums = (first, *_sums(buffer[edge:]))
-    return (*sums[:-1], crc32c.crc32c(after, sums[-1]))
+    return buffer if sums_around(before, buffer, after) == sums else None
 
 
 def _read_sums(fd: int, key: BlockKey) -> tuple[int, ...] | None:

@@ -16,9 +16,9 @@ from __future__ import annotations
 import os
 import time
 
-from juicecache.cache.block_file import segment_count, touched
 from juicecache.errors import ConfigError
 from juicecache.model.layout import BlockKey
+from juicecache.model.segments import segment_count, touched
 
 _VERIFY = ("none", "shrink", "extend", "full")
 _FILES_MAX = 1 << 17

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from juicecache.cache import block_file
-from juicecache.cache.block_file import SEGMENT_BYTES, file_bytes, read_checked, read_part
+from juicecache.cache.block_file import file_bytes, read_checked, read_part, write_block
 from juicecache.cache.directory import DirectoryTier
+from juicecache.model import segments
+from juicecache.model.segments import SEGMENT_BYTES
 from juicecache.testing.tier_contract import block
 
 KEY = block(1, 1)[0]
@@ -20,7 +21,7 @@ LENGTHS = [1, 100, SEGMENT_BYTES - 1, SEGMENT_BYTES, SEGMENT_BYTES + 1, 3 * SEGM
 
 def written(path, content: bytes) -> int:
     fd = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR)
-    block_file.write_block(fd, KEY._replace(length=len(content)), content)
+    write_block(fd, KEY._replace(length=len(content)), content)
     assert os.fstat(fd).st_size == file_bytes(len(content))
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
@@ -71,7 +72,7 @@ def test_extend_checks_each_segment_once(tmp_path, monkeypatch):
     key, content = block(1, 4 * SEGMENT_BYTES + 10)
     tier.put(key, content)
     checked: list[int] = []
-    plain = block_file.crc32c.crc32c
+    plain = segments.crc32c.crc32c
 
     class Counting:
         @staticmethod
@@ -80,7 +81,7 @@ def test_extend_checks_each_segment_once(tmp_path, monkeypatch):
                 checked.append(len(data))
             return plain(data, value)
 
-    monkeypatch.setattr(block_file, "crc32c", Counting)
+    monkeypatch.setattr(segments, "crc32c", Counting)
 
     def cost(start: int, stop: int | None) -> int:
         checked.clear()

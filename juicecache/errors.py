@@ -34,7 +34,8 @@ exception: it is ``None``.
     |   `-- ObjectUnavailableError     the only one that is retried
     |-- CorruptBlockError              stored bytes differ from their checksum or length
     `-- PeerError                      a member of the cache group; a read then takes another way
-        |-- PeerUnavailableError       refused, silent, gone, or overloaded
+        |-- PeerUnavailableError       it refused the connection, is silent, or went away
+        |   `-- PeerBusyError          it is well and has too much to do
         |-- PeerProtocolError          it sent what this version does not understand
         `-- PeerDeniedError            it, or we, lack the secret, or serve something else
 """
@@ -301,7 +302,11 @@ class PeerError(JuicecacheError):
 
 
 class PeerUnavailableError(PeerError):
-    """It refused the connection, was silent for ``remote_timeout``, or has too much to do."""
+    """It refused the connection, was silent for ``remote_timeout``, or went away."""
+
+
+class PeerBusyError(PeerUnavailableError):
+    """It is well, and refuses more work for now."""
 
 
 class PeerProtocolError(PeerError):

@@ -21,12 +21,19 @@ import hashlib
 import os
 import struct
 import zlib
-from functools import cache
 
 import crc32c
 
 from juicecache.model.layout import BlockKey
-from juicecache.model.segments import bounds, segment_count, segment_sums, sums_around, touched
+from juicecache.model.segments import (
+    bounds,
+    pack_sums,
+    segment_count,
+    segment_sums,
+    sums_around,
+    touched,
+    unpack_sums,
+)
 
 LAYOUT = "juicecache-v2"
 FOLDERS = 1024
@@ -93,7 +100,7 @@ def write_block(fd: int, key: BlockKey, content: bytes | memoryview) -> None:
     """
     view = memoryview(content)
     sums = segment_sums(view)
-    head = _sums_form(len(sums)).pack(*sums) + _END.pack(_MAGIC, view.nbytes, 0)[:-4]
+    head = pack_sums(sums) + _END.pack(_MAGIC, view.nbytes, 0)[:-4]
     footer = head + crc32c.crc32c(head, _key_sum(key)).to_bytes(4, "little")
     if os.writev(fd, (view, footer)) != view.nbytes + len(footer):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -147,23 +154,29 @@ def read_part(
     return buffer if sums_around(before, buffer, after) == sums else None
 
 
-def _read_sums(fd: int, key: BlockKey) -> tuple[int, ...] | None:
-    """Return the checksums of all segments; None where the footer is damaged."""
-    form = _sums_form(segment_count(key.length))
-    footer = os.pread(fd, form.size + _END.size, key.length)
-    if len(footer) != form.size + _END.size:
+def read_raw_sums(fd: int, key: BlockKey) -> bytes | None:
+    """Return the checksums of all segments as they stand there; None if the footer is damaged.
+
+    Raises
+    ------
+    OSError
+        The medium failed.
+    """
+    size = 4 * segment_count(key.length)
+    footer = os.pread(fd, size + _END.size, key.length)
+    if len(footer) != size + _END.size:
         return None
-    magic, length, checksum = _END.unpack_from(footer, form.size)
+    magic, length, checksum = _END.unpack_from(footer, size)
     right = crc32c.crc32c(footer[:-4], _key_sum(key))
     if (magic, length, checksum) != (_MAGIC, key.length, right):
         return None
-    return form.unpack_from(footer)
+    return footer[:size]
 
 
-@cache
-def _sums_form(count: int) -> struct.Struct:
-    # As many as there are lengths of blocks, in segments: at most 1,024 for the longest block.
-    return struct.Struct(f"<{count}I")
+def _read_sums(fd: int, key: BlockKey) -> tuple[int, ...] | None:
+    """Return the checksums of all segments; None where the footer is damaged."""
+    raw = read_raw_sums(fd, key)
+    return None if raw is None else unpack_sums(raw)
 
 
 def _key_sum(key: BlockKey) -> int:

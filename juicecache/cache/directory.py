@@ -27,6 +27,7 @@ from juicecache.cache.block_file import (
     file_bytes,
     read_checked,
     read_part,
+    read_raw_sums,
     write_block,
 )
 from juicecache.cache.books import Books
@@ -41,6 +42,7 @@ from juicecache.cache.tier import TierStats
 from juicecache.errors import ConfigError
 from juicecache.forks import survive_fork
 from juicecache.model.layout import BlockKey
+from juicecache.model.segments import Held, bounds, touched
 from juicecache.mounts import is_memory_file_system, network_file_system
 
 _AGE_GRAIN_S = 30.0
@@ -182,11 +184,8 @@ class DirectoryTier:
             # What was read unchecked is what was checked once, if the file has not changed until
             # now; what is checked now counts for the file as it is before.
             stat = os.fstat(fd)
-            if not self._access.trusts(stat, self._user):
-                return None
             now_s = time.time()
-            if now_s - stat.st_atime > self._expire_s:
-                self._space.remove(path, stat.st_ino)
+            if not self._is_fresh(path, stat, now_s):
                 return None
             if stat.st_size != file_bytes(key.length):
                 view = None
@@ -196,9 +195,78 @@ class DirectoryTier:
                     self._checks.remember(key, stat, start, stop)
             if view is None:
                 self._drop_damaged(path, stat.st_ino)
-            elif now_s - stat.st_atime > self._age_grain_s:
-                _touch(fd, stat.st_mtime_ns)
+            else:
+                self._note_use(fd, stat, now_s)
             return view
+        finally:
+            os.close(fd)
+
+    def _is_fresh(self, path: bytes, stat: os.stat_result, now_s: float) -> bool:
+        """Return whether a file counts; one that expired is removed."""
+        if not self._access.trusts(stat, self._user):
+            return False
+        if now_s - stat.st_atime <= self._expire_s:
+            return True
+        self._space.remove(path, stat.st_ino)
+        return False
+
+    def _note_use(self, fd: int, stat: os.stat_result, now_s: float) -> None:
+        if now_s - stat.st_atime > self._age_grain_s:
+            _touch(fd, stat.st_mtime_ns)
+
+    def hold(self, key: BlockKey, start: int, stop: int) -> Held | None:
+        """Return the segments around ``[start, stop)`` as they stand in the file, unread."""
+        try:
+            held = None if self._closed else self._hold(key, touched(start, stop))
+        except FileNotFoundError:
+            held = None
+        except OSError as error:
+            self._refused(error, writing=False)
+            held = None
+        if held is None:
+            self._misses += 1
+        else:
+            self._hits += 1
+        return held
+
+    def _hold(self, key: BlockKey, segments: range) -> Held | None:
+        path = self._paths.path(key)
+        fd = os.open(path, os.O_RDONLY)
+        held = None
+        try:
+            stat, now_s = os.fstat(fd), time.time()
+            if self._is_fresh(path, stat, now_s):
+                # The size first: the checksums of a file that was cut stand elsewhere.
+                sums = read_raw_sums(fd, key) if stat.st_size == file_bytes(key.length) else None
+                if sums is None:
+                    self._drop_damaged(path, stat.st_ino)
+                else:
+                    self._note_use(fd, stat, now_s)
+                    first, last = bounds(segments, key.length)
+                    ours = sums[4 * segments.start : 4 * segments.stop]
+                    held = Held(fd, first, last - first, None, ours)
+        finally:
+            if held is None:
+                os.close(fd)
+        return held
+
+    def examine(self, key: BlockKey) -> bool:
+        """Read a block and compare it, whatever was checked before; True when it was bad."""
+        self._checks.forget(key)
+        path = self._paths.path(key)
+        try:
+            fd = os.open(path, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            stat = os.fstat(fd)
+            sound = stat.st_size == file_bytes(key.length) and read_checked(fd, key) is not None
+            if not sound:
+                self._drop_damaged(path, stat.st_ino)
+            return not sound
+        except OSError as error:
+            self._refused(error, writing=False)
+            return False
         finally:
             os.close(fd)
 

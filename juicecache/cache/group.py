@@ -13,6 +13,7 @@ from juicecache.cache.directory import DirectoryTier
 from juicecache.cache.tier import TierStats
 from juicecache.errors import ConfigError
 from juicecache.model.layout import BlockKey
+from juicecache.model.segments import Held
 
 _SLOTS = 256
 """Shares of the folders are right to about a tenth; the table is made within a millisecond."""
@@ -62,6 +63,14 @@ class DirectoryGroup:
     def get_into(self, key: BlockKey, start: int, stop: int, buffer: memoryview) -> bool:
         """Copy bytes ``[start, stop)`` of a block into ``buffer``; False on a miss."""
         return self.member(key).get_into(key, start, stop, buffer)
+
+    def hold(self, key: BlockKey, start: int, stop: int) -> Held | None:
+        """Return the segments around bytes ``[start, stop)`` of a block; None on a miss."""
+        return self.member(key).hold(key, start, stop)
+
+    def examine(self, key: BlockKey) -> bool:
+        """Read a block and compare it; True when it was bad, and is dropped."""
+        return self.member(key).examine(key)
 
     def put(self, key: BlockKey, content: bytes | memoryview) -> bool:
         """Keep a block in its member; no other stands in for a full or sick one."""

@@ -13,6 +13,7 @@ from juicecache.cache.claims import FREE, Claim
 from juicecache.cache.tier import TierStats, as_bytes
 from juicecache.forks import survive_fork
 from juicecache.model.layout import BlockKey
+from juicecache.model.segments import Held, held_content
 
 _ENTRY_BYTES = 512
 """Charged for a block besides its bytes: key, name, list and dictionary entries, rounded up, so
@@ -84,6 +85,15 @@ class MemoryTier:
             return False
         buffer[:] = view
         return True
+
+    def hold(self, key: BlockKey, start: int, stop: int) -> Held | None:
+        """Return the segments around bytes ``[start, stop)`` of a block, not copied."""
+        content = self.get(key)
+        return None if content is None else held_content(content, start, stop)
+
+    def examine(self, key: BlockKey) -> bool:
+        """Return False: what is in our memory is as sound as the program."""
+        return False
 
     def put(self, key: BlockKey, content: bytes | memoryview) -> bool:
         """Keep a block; False when it alone is larger than the capacity, or after `close`."""

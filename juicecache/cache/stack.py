@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from juicecache.cache.claims import FREE, Claim
 from juicecache.cache.tier import Tier, TierStats
 from juicecache.model.layout import BlockKey
+from juicecache.model.segments import Held
 
 _PROMOTED_PART = 8
 """A block larger than this part of a tier does not move up into it: it would push out most of
@@ -72,6 +73,22 @@ class TierStack:
                     self._range_read(level, key, stop - start)
                 return True
         return False
+
+    def hold(self, key: BlockKey, start: int, stop: int) -> Held | None:
+        """Return segments of a block for a peer, from the first tier that has it.
+
+        Nothing moves up: what peers read often is in their own tiers.
+        """
+        for tier in self._tiers:
+            held = tier.hold(key, start, stop)
+            if held is not None:
+                return held
+        return None
+
+    def examine(self, key: BlockKey) -> bool:
+        """Compare every copy of a block with its checksums; True when one was bad."""
+        bad = [tier.examine(key) for tier in self._tiers]
+        return any(bad)
 
     def _range_read(self, level: int, key: BlockKey, size_bytes: int) -> None:
         """Take note of a range read below the top; move the block up when that has paid."""

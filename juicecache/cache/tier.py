@@ -15,6 +15,7 @@ from typing import Protocol
 
 from juicecache.cache.claims import Claim
 from juicecache.model.layout import BlockKey
+from juicecache.model.segments import Held
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,18 @@ class Tier(Protocol):
         buffer
             The caller's: writable, contiguous, of exactly ``stop - start`` bytes. After a miss
             it may hold anything.
+        """
+
+    def hold(self, key: BlockKey, start: int, stop: int) -> Held | None:
+        """Return the segments around bytes ``[start, stop)``, to be sent to a peer; None on a miss.
+
+        They are not checked: whoever gets them compares them with the sums.
+        """
+
+    def examine(self, key: BlockKey) -> bool:
+        """Read a block and compare it, whatever was checked before; True if it was bad.
+
+        For a copy that somebody else found bad. A bad one is dropped and counted.
         """
 
     def put(self, key: BlockKey, content: bytes | memoryview) -> bool:

@@ -7,10 +7,53 @@ that holds many costs the check of that file and not of its neighbours.
 
 from __future__ import annotations
 
+import struct
+from typing import NamedTuple
+
 import crc32c
 
 SEGMENT_BYTES = 64 * 1024
 """What one checksum covers: a check of it costs 3 us, about as much as the calls around it."""
+
+
+class Held(NamedTuple):
+    """Bytes of whole segments of a block, where they are, with what proves them.
+
+    Attributes
+    ----------
+    fd, offset
+        The file that they stand in, and where; whoever gets this closes it. -1 where ``content``
+        has them.
+    size
+        Their number.
+    content
+        They themselves, read-only; None where the file has them.
+    sums
+        CRC-32C of each segment: u32, little-endian, as in files of blocks and in frames.
+    """
+
+    fd: int
+    offset: int
+    size: int
+    content: memoryview | None
+    sums: bytes
+
+
+def held_content(content: memoryview, start: int, stop: int) -> Held:
+    """Return the segments around bytes ``[start, stop)`` of a block that is in memory."""
+    first, last = bounds(touched(start, stop), content.nbytes)
+    part = content[first:last]
+    return Held(-1, 0, last - first, part, pack_sums(segment_sums(part)))
+
+
+def pack_sums(sums: tuple[int, ...]) -> bytes:
+    """Return checksums as they stand in files and frames."""
+    return struct.pack(f"<{len(sums)}I", *sums)
+
+
+def unpack_sums(raw: bytes) -> tuple[int, ...]:
+    """Return what `pack_sums` packed."""
+    return struct.unpack(f"<{len(raw) // 4}I", raw)
 
 
 def segment_count(length: int) -> int:

@@ -4,32 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+from juicecache.model.segments import Held
 from juicecache.peers.wire import Name
 
-
-class Held(NamedTuple):
-    """Bytes of whole segments of a block, ready to be sent.
-
-    Attributes
-    ----------
-    fd, offset
-        The file that they stand in, and where; whoever gets this closes the file. -1 where
-        ``content`` has them.
-    size
-        Their number.
-    content
-        They themselves, read-only; None where the file has them.
-    sums
-        CRC-32C of each segment, as in a frame.
-    """
-
-    fd: int
-    offset: int
-    size: int
-    content: memoryview | None
-    sums: bytes
+__all__ = ["Held", "Source", "Warmed"]
 
 
 class Warmed(IntEnum):

@@ -27,7 +27,7 @@ import msgpack
 
 from juicecache.errors import PeerProtocolError
 from juicecache.model.layout import BLOCK_KIB_MAX
-from juicecache.model.segments import bounds, segment_count, touched
+from juicecache.model.segments import bounds, pack_sums, segment_count, touched, unpack_sums
 
 VERSIONS = (1, 1)
 """Lowest and highest version of the protocol that this code speaks."""
@@ -142,7 +142,7 @@ def get_many(blocks: Sequence[Name]) -> bytes:
     return frame(Kind.GET_MANY, blocks)
 
 
-def put(block: Name, sums: Sequence[int]) -> bytes:
+def put(block: Name, sums: tuple[int, ...]) -> bytes:
     """Return the request to keep a block, up to its body."""
     return frame(Kind.PUT, (*block, pack_sums(sums)), block.length)
 
@@ -150,11 +150,6 @@ def put(block: Name, sums: Sequence[int]) -> bytes:
 def part(number: int, sums: bytes, body_bytes: int) -> bytes:
     """Return the answer with bytes of block ``number`` of the request, up to its body."""
     return frame(Kind.PART, (number, sums), body_bytes)
-
-
-def pack_sums(sums: Sequence[int]) -> bytes:
-    """Return checksums as they stand in a header."""
-    return struct.pack(f"<{len(sums)}I", *sums)
 
 
 @cache
@@ -213,6 +208,16 @@ class Decoder:
         self._header: list[Any] = []
         self._body = bytearray()
         self._filled = 0
+        self._skips = False
+
+    @property
+    def is_midway(self) -> bool:
+        """Whether a frame has begun and not ended."""
+        return self._prefix is not None or len(self._head) > 0
+
+    def skip_body(self) -> None:
+        """Let the body of the frame that ``accept`` is called for pass; its frame has none."""
+        self._skips = True
 
     def feed(self, chunk: memoryview) -> Iterator[Frame]:
         """Iterate over the frames that end in ``chunk``; the iterator must be read to its end.
@@ -230,6 +235,7 @@ class Decoder:
                 return
             done = Frame(prefix.kind, self._header, self._body)
             self._prefix, self._header, self._body, self._filled = None, [], bytearray(), 0
+            self._skips = False
             yield done
 
     def _take(self, chunk: memoryview, at: int) -> int:
@@ -246,9 +252,10 @@ class Decoder:
             self._header = parse_header(memoryview(self._head)[PREFIX_BYTES:])
             self._head = bytearray()
             self._prefix = found
-            self._body = bytearray(found.body_bytes)
+            self._body = bytearray(0 if self._skips else found.body_bytes)
         size = min(self._prefix.body_bytes - self._filled, len(chunk) - at)
-        self._body[self._filled : self._filled + size] = chunk[at : at + size]
+        if not self._skips:
+            self._body[self._filled : self._filled + size] = chunk[at : at + size]
         self._filled += size
         return at + size
 
@@ -322,7 +329,7 @@ def _block(name: Any, length: Any, kind: Kind) -> Name:
 
 def _sums(raw: Any, count: int, kind: Kind) -> tuple[int, ...]:
     _check(isinstance(raw, bytes) and len(raw) == 4 * count, kind)
-    return struct.unpack(f"<{count}I", raw)
+    return unpack_sums(raw)
 
 
 def _check(holds: bool, kind: Kind) -> None:

@@ -5,11 +5,13 @@ The tier under test is empty and has room for ``CAPACITY_BYTES``.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 
 from juicecache.cache.tier import Tier
 from juicecache.model.layout import BlockKey
+from juicecache.model.segments import SEGMENT_BYTES, bounds, segment_sums, touched, unpack_sums
 
 CAPACITY_BYTES = 1 << 20
 VOLUME = "0b0f3c9e-6a3f-4f0e-9a51-6d7a3c1e2f00"
@@ -60,6 +62,32 @@ class TierContract:
         assert (tier.stats().hits, tier.stats().misses) == (10, 1)
         tier.close()
         assert tier.get_into(key, 0, 4, memoryview(bytearray(4))) is False
+
+    def test_segments_are_held_with_their_sums(self, tier: Tier) -> None:
+        """Whole segments around the range, equal to the content, with the sums that prove them."""
+        key, content = block(1, 3 * SEGMENT_BYTES + 10)
+        assert tier.hold(key, 0, 1) is None
+        tier.put(key, content)
+        for start, stop in ((0, key.length), (5, 6), (SEGMENT_BYTES, 3 * SEGMENT_BYTES + 1)):
+            held = tier.hold(key, start, stop)
+            assert held is not None
+            if held.content is not None:
+                given = bytes(held.content)
+            else:
+                given = os.pread(held.fd, held.size, held.offset)
+                os.close(held.fd)
+            first, last = bounds(touched(start, stop), key.length)
+            assert given == content[first:last]
+            assert held.size == last - first
+            assert unpack_sums(held.sums) == segment_sums(memoryview(given))
+
+    def test_a_sound_block_is_examined_and_stays(self, tier: Tier) -> None:
+        """Only a bad copy is dropped; see the tests of directories for those."""
+        key, content = block(1, 100_000)
+        assert tier.examine(key) is False
+        tier.put(key, content)
+        assert tier.examine(key) is False
+        assert found(tier, key) == content
 
     def test_the_first_read_may_be_a_part(self, tier: Tier) -> None:
         """Nothing depends on a whole read before."""

@@ -14,6 +14,7 @@ from juicecache.cache.block_file import LAYOUT, charge
 from juicecache.cache.claims import FREE, Claim
 from juicecache.cache.tier import Tier, TierStats
 from juicecache.model.layout import BlockKey
+from juicecache.model.segments import Held
 
 DAMAGES = ("flip", "truncate", "extend", "replace", "remove")
 """What `damage` does to a file: a bit of it, its end, its whole, or its being there."""
@@ -27,7 +28,7 @@ class FaultyTier:
     Attributes
     ----------
     calls
-        How often each of ``get``, ``get_into``, ``put``, ``delete``, ``claim`` was called.
+        How often ``get``, ``get_into``, ``hold``, ``put``, ``delete``, ``claim`` were called.
     """
 
     def __init__(self, inner: Tier) -> None:
@@ -70,6 +71,14 @@ class FaultyTier:
             buffer[:] = b"\xa5" * len(buffer)
             return False
         return self._inner.get_into(key, start, stop, buffer)
+
+    def hold(self, key: BlockKey, start: int, stop: int) -> Held | None:
+        """Return segments of a block, or fail: None."""
+        return None if self._fails("hold") else self._inner.hold(key, start, stop)
+
+    def examine(self, key: BlockKey) -> bool:
+        """Compare the real tier's copy."""
+        return self._inner.examine(key)
 
     def put(self, key: BlockKey, content: bytes | memoryview) -> bool:
         """Keep a block; False when that fails or there is no room."""

@@ -459,3 +459,27 @@ def test_what_comes_back_is_what_was_put(tmp_path_factory, operations, eviction)
         assert len(files(folder)) == tier.stats().items
     tier.close()
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("verify", ["none", "shrink", "extend", "full"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "footer"])
+def test_a_copy_that_somebody_found_bad_is_examined_and_dropped(tmp_path, verify, damage):
+    tier = DirectoryTier(tmp_path, capacity_bytes=1 << 24, free_space_ratio=0, verify=verify)
+    key, content = block(1, 200_000)
+    tier.put(key, content)
+    assert tier.get(key) == content
+    (path,) = (p for p in tmp_path.rglob("*") if p.is_file() and p.name.endswith(key.name))
+    raw = bytearray(path.read_bytes())
+    if damage == "truncate":
+        raw = raw[:-1]
+    else:
+        raw[1000 if damage == "flip" else -20] ^= 1
+    path.write_bytes(raw)
+    held = tier.hold(key, 0, key.length)
+    assert (held is None) == (damage != "flip"), "what is sent is not read, only its footer"
+    if held is not None:
+        os.close(held.fd)
+        assert tier.examine(key) is True
+    assert not tier.contains(key)
+    assert tier.stats().corrupt == 1
+    assert tier.stats().items == 0

@@ -1,0 +1,378 @@
+"""One authenticated connection to a member, used by one thread at a time, on that thread.
+
+A connection that failed in any way is of no further use: what comes next on it is unknown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from juicecache.errors import (
+    CorruptBlockError,
+    PeerBusyError,
+    PeerError,
+    PeerProtocolError,
+    PeerUnavailableError,
+)
+from juicecache.model.segments import bounds, segment_sums, touched
+from juicecache.peers import wire
+from juicecache.peers.handshake import NONCE_BYTES, Caller, Terms
+from juicecache.peers.wire import PREFIX_BYTES, Frame, Kind, Name
+
+Address = tuple[str, int]
+
+_TICKS = 4
+"""A receive gives up after so many parts of the time that a peer may be silent: it returns early
+with what has come, so that only a silence of the whole time, and one part, ends it."""
+_TICK_S_MIN = 0.02
+_TLS_BYTES = 256 * 1024
+"""Asked of TLS at once; it gives a record of 16 KiB a call whatever is asked."""
+_TIMEVAL = struct.Struct("ll")
+_SILENT = (BlockingIOError, TimeoutError, ssl.SSLWantReadError)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialing:
+    """How members are reached.
+
+    Attributes
+    ----------
+    terms
+        Volume, group and secret.
+    timeout_s
+        A member that sends nothing for so long, not even that it is loading, counts as dead.
+    tls
+        Wraps every connection; None sends in clear.
+    """
+
+    terms: Terms
+    timeout_s: float
+    tls: ssl.SSLContext | None = None
+
+
+class Link:
+    """A connection whose other side has proved that it knows the secret; made by `dial`.
+
+    Attributes
+    ----------
+    about
+        What the member said of itself.
+    was_silent
+        It failed because the member said nothing, rather than by an end of the connection.
+    """
+
+    def __init__(self, sock: socket.socket, timeout_s: float) -> None:
+        self._sock = sock
+        self._timeout_s = timeout_s
+        self._head = bytearray(4096)
+        self._is_plain = not isinstance(sock, ssl.SSLSocket)
+        self.about: dict[str, Any] = {}
+        self.was_silent = False
+
+    # ------------------------------------------------------------------ requests
+
+    def fetch(
+        self, block: Name, start: int, stop: int, *, cached: bool = False
+    ) -> memoryview | None:
+        """Return bytes ``[start, stop)`` of a block, checked; None when the member has none.
+
+        Its ``obj`` is a `bytes` of exactly the content where whole segments were asked for, as
+        a whole block is.
+
+        Parameters
+        ----------
+        cached
+            Take only what is in the member's cache: it loads nothing.
+
+        Raises
+        ------
+        CorruptBlockError
+            The bytes do not fit their checksums; the connection is sound.
+        PeerError
+            Anything else; close the connection.
+        """
+        segments = touched(start, stop)
+        self._send(wire.get(block, start, stop, cached=cached))
+        kind, header, body_bytes = self._receive_head(wire.part_head_bytes(len(segments)))
+        if kind != Kind.PART:
+            _check_miss(kind, single=True)
+            return None
+        part, size = wire.read_part(header, ((block.length, start, stop),))
+        content = self._receive_part(block, part.sums, size, body_bytes)
+        first = bounds(segments, block.length)[0]
+        return memoryview(content)[start - first : stop - first]
+
+    def fetch_many(self, blocks: Sequence[Name]) -> Iterator[tuple[int, bytes | None]]:
+        """Iterate over (number, whole block, or None on a miss) as they come.
+
+        Every block comes once. The iterator must be read to its end, or the connection closed.
+        Bytes that do not fit their checksums are a miss, and reported to the member at the end.
+
+        Raises
+        ------
+        PeerError
+            Close the connection; the blocks that did not come yet will not.
+        """
+        self._send(wire.get_many(blocks))
+        wanted = [(block.length, 0, block.length) for block in blocks]
+        missing = set(range(len(blocks)))
+        bad = []
+        while True:
+            kind, header, body_bytes = self._receive_head(PREFIX_BYTES)
+            if kind == Kind.DONE:
+                break
+            content = None
+            if kind == Kind.PART:
+                part, size = wire.read_part(header, wanted)
+                number = part.number
+                try:
+                    content = self._receive_part(blocks[number], part.sums, size, body_bytes)
+                except CorruptBlockError:
+                    bad.append(blocks[number])
+            else:
+                _check_miss(kind, single=False)
+                number = wire.read_number(kind, header, len(blocks))
+            if number not in missing:
+                raise PeerProtocolError("it answered twice for one block")
+            missing.remove(number)
+            yield number, content
+        for number in missing:
+            yield number, None
+        for block in bad:
+            self.report(block)
+
+    def report(self, block: Name) -> bool:
+        """Tell the member that its copy of a block is bad; True when it found that, too."""
+        return bool(self.ask(wire.frame(Kind.REPORT, block)))
+
+    def put(self, block: Name, content: bytes | memoryview) -> bool:
+        """Give a member a block that it owns; True when it kept it."""
+        self._send(wire.put(block, segment_sums(memoryview(content))))
+        self._send(content)
+        return bool(self._answer(busy=[False]))
+
+    def ask(self, request: bytes) -> Any:
+        """Send a request that ends with a DONE, and return what that says."""
+        self._send(request)
+        return self._answer()
+
+    def warm(self, blocks: Sequence[Name]) -> Iterator[tuple[int, int]]:
+        """Iterate over (number, `Warmed`) as the member has them; read it to its end.
+
+        What the member has no time for is not in there.
+        """
+        self._send(wire.frame(Kind.WARM, blocks))
+        while True:
+            kind, header, _ = self._receive_head(PREFIX_BYTES)
+            if kind in (Kind.DONE, Kind.BUSY):
+                return
+            if kind != Kind.STEP or len(header) != 2 or type(header[1]) is not int:
+                raise PeerProtocolError(f"a {kind.name} came where a STEP belongs")
+            yield wire.read_number(kind, header, len(blocks)), header[1]
+
+    def close(self) -> None:
+        """Close the connection. Safe to call twice."""
+        with contextlib.suppress(OSError):
+            self._sock.close()
+
+    # ------------------------------------------------------------------ frames
+
+    def _answer(self, busy: Any = None) -> Any:
+        kind, header, _ = self._receive_head(PREFIX_BYTES)
+        if kind == Kind.BUSY and busy is not None:
+            return busy[0]
+        if kind == Kind.BUSY:
+            raise PeerBusyError("it has too much to do")
+        if kind != Kind.DONE:
+            raise PeerProtocolError(f"a {kind.name} came where a DONE belongs")
+        return header[0] if header else None
+
+    def _receive_part(
+        self, block: Name, sums: tuple[int, ...], size: int, body_bytes: int
+    ) -> bytes:
+        if body_bytes != size:
+            raise PeerProtocolError(f"a part has {body_bytes} bytes instead of {size}")
+        content = self._receive(size)
+        found = segment_sums(memoryview(content))
+        if found != sums:
+            at = next(n for n, (a, b) in enumerate(zip(sums, found, strict=True)) if a != b)
+            raise CorruptBlockError(
+                block.name, f"CRC-32C {sums[at]:08x}", f"{found[at]:08x}", "a peer's copy"
+            )
+        return content
+
+    def _receive_head(self, expected: int) -> tuple[Kind, list[Any], int]:
+        """Return kind, header and size of the body of the next frame that is not a LOADING.
+
+        Parameters
+        ----------
+        expected
+            Bytes that may be taken at once: prefix and header of the answer that is likely.
+        """
+        have = 0
+        while True:
+            have = self._fill_head(have, max(expected, PREFIX_BYTES))
+            prefix = wire.parse_prefix(self._head)
+            size = PREFIX_BYTES + prefix.header_bytes
+            if prefix.kind == Kind.LOADING:
+                self._head[: have - size] = self._head[size:have]
+                have -= size
+                continue
+            if have < size:
+                have = self._fill_head(have, size)
+            if have > size:
+                raise PeerProtocolError("it sent more than was asked for")
+            header = wire.parse_header(memoryview(self._head)[PREFIX_BYTES:size])
+            return prefix.kind, header, prefix.body_bytes
+
+    def _fill_head(self, have: int, wanted: int) -> int:
+        """Receive until the head has ``wanted`` bytes, or a short frame is complete."""
+        if wanted > len(self._head):
+            self._head.extend(bytes(wanted - len(self._head)))
+        heard_s = time.monotonic()
+        view = memoryview(self._head)
+        try:
+            while have < wanted:
+                if have >= PREFIX_BYTES and _is_short(self._head, have):
+                    return have
+                try:
+                    count = self._sock.recv_into(view[have:wanted])
+                except _SILENT:
+                    self._check_silence(heard_s)
+                    continue
+                except OSError as error:
+                    raise _gone(error) from error
+                if not count:
+                    raise PeerUnavailableError("it closed the connection")
+                have += count
+                heard_s = time.monotonic()
+        finally:
+            view.release()  # the head may have to grow
+        return have
+
+    def _receive(self, size: int) -> bytes:
+        """Return exactly ``size`` bytes."""
+        pieces = []
+        heard_s = time.monotonic()
+        while size:
+            try:
+                # All at once into fresh bytes that nobody had to fill with zeros first.
+                piece = (
+                    self._sock.recv(size, socket.MSG_WAITALL)
+                    if self._is_plain
+                    else self._sock.recv(min(size, _TLS_BYTES))
+                )
+            except _SILENT:
+                self._check_silence(heard_s)
+                continue
+            except OSError as error:
+                raise _gone(error) from error
+            if not piece:
+                raise PeerUnavailableError("it closed the connection")
+            size -= len(piece)
+            pieces.append(piece)
+            heard_s = time.monotonic()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _check_silence(self, heard_s: float) -> None:
+        if time.monotonic() - heard_s >= self._timeout_s:
+            self.was_silent = True
+            raise PeerUnavailableError(f"it was silent for {self._timeout_s:g} s")
+
+    def _send(self, content: bytes | memoryview) -> None:
+        try:
+            self._sock.sendall(content)
+        except _SILENT:
+            raise PeerUnavailableError(f"it took nothing for {self._timeout_s:g} s") from None
+        except OSError as error:
+            raise _gone(error) from error
+
+    # ------------------------------------------------------------------ the beginning
+
+    def shake_hands(self, terms: Terms) -> None:
+        """Prove that we know the secret, and see that the member does.
+
+        Raises
+        ------
+        PeerError
+        """
+        caller = Caller(terms, os.urandom(NONCE_BYTES))
+        self._send(caller.hello())
+        self._send(caller.prove(self._receive_frame()))
+        self.about = caller.accept(self._receive_frame())
+
+    def _receive_frame(self) -> Frame:
+        kind, header, body_bytes = self._receive_head(PREFIX_BYTES)
+        if kind == Kind.BUSY:
+            raise PeerBusyError("it has too many connections")
+        if body_bytes:
+            raise PeerProtocolError("a body came with the handshake")
+        return Frame(kind, header, bytearray())
+
+
+def dial(address: Address, dialing: Dialing) -> Link:
+    """Connect to a member and shake hands.
+
+    Raises
+    ------
+    PeerUnavailableError, PeerDeniedError, PeerProtocolError
+    """
+    timeout_s = dialing.timeout_s
+    try:
+        sock = socket.create_connection(address, timeout_s)
+    except OSError as error:
+        raise _gone(error) from error
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tick_s = max(timeout_s / _TICKS, _TICK_S_MIN)
+        if dialing.tls is not None:
+            sock = dialing.tls.wrap_socket(sock, server_hostname=address[0])
+            sock.settimeout(tick_s)
+        else:
+            # A time limit of Python's would cost a poll() before every call.
+            sock.settimeout(None)
+            _set_time(sock, socket.SO_RCVTIMEO, tick_s)
+            _set_time(sock, socket.SO_SNDTIMEO, timeout_s)
+        link = Link(sock, timeout_s)
+        link.shake_hands(dialing.terms)
+    except OSError as error:
+        sock.close()
+        raise _gone(error) from error
+    except BaseException:
+        sock.close()
+        raise
+    return link
+
+
+def _set_time(sock: socket.socket, option: int, time_s: float) -> None:
+    micros = round(time_s * 1e6)
+    sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(*divmod(micros, 1_000_000)))
+
+
+def _check_miss(kind: Kind, *, single: bool) -> None:
+    """Accept that a part does not come, if that is what the frame means."""
+    if kind == Kind.BUSY and single:
+        raise PeerBusyError("it has too much to do")
+    if kind not in (Kind.MISS, Kind.BUSY):
+        raise PeerProtocolError(f"a {kind.name} came where a PART belongs")
+
+
+def _is_short(head: bytearray, have: int) -> bool:
+    """Return whether the frame at the start of ``head`` is complete in ``have`` bytes."""
+    return have >= PREFIX_BYTES + wire.parse_prefix(head).header_bytes
+
+
+def _gone(error: OSError) -> PeerError:
+    if isinstance(error, TimeoutError):
+        return PeerUnavailableError("it does not answer")
+    if isinstance(error, ssl.SSLError):
+        return PeerUnavailableError(f"TLS: {error.reason or error}")
+    return PeerUnavailableError(error.strerror or type(error).__name__)

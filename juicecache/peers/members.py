@@ -1,0 +1,179 @@
+"""Who is in a cache group: what a member says of itself, and lists of addresses.
+
+Members are found by rows of the volume's metadata, which the floor above reads, or here: by a
+list of addresses, or a name that resolves to them, as that of a headless Kubernetes service.
+An address says nothing of who is there, so each is asked at every heartbeat.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeGuard
+
+from juicecache.errors import PeerError, PeerProtocolError, PeerUnavailableError
+from juicecache.peers.link import Address, Dialing
+from juicecache.peers.peer import Peer
+
+_NAME_CHARS_MAX = 255
+_WEIGHT_MAX = 1 << 40
+"""Far above the MiB of any cache; keeps the arithmetic of the ring small."""
+_PORT_MAX = (1 << 16) - 1
+_ASKED_AT_ONCE = 16
+"""Addresses asked at the same time: a few that are silent must not hold up the others."""
+
+
+class Member(NamedTuple):
+    """One member of a group.
+
+    Attributes
+    ----------
+    name
+        What places it on the ring: the same after a restart, so that it owns the same blocks.
+    address
+        Where it listens.
+    weight
+        Its part of the blocks, relative to the others'; 0 owns none.
+    backup
+        It is new, and asks the former owner of a block before object storage.
+    """
+
+    name: str
+    address: Address
+    weight: int
+    backup: bool
+
+    def about(self) -> dict[str, Any]:
+        """Return plain values for a frame or a row."""
+        host, port = self.address
+        return {
+            "name": self.name,
+            "host": host,
+            "port": port,
+            "weight": self.weight,
+            "backup": self.backup,
+        }
+
+    @classmethod
+    def parse(cls, about: object, address: Address | None = None) -> Member:
+        """Return the member that `about` describes; ``address`` is where it was met, if it was.
+
+        Raises
+        ------
+        PeerProtocolError
+        """
+        found: Mapping[str, Any] = about if isinstance(about, dict) else {}
+        name, weight, backup = (found.get(key) for key in ("name", "weight", "backup"))
+        host, port = address or (found.get("host"), found.get("port"))
+        if (
+            _is_name(name)
+            and _is_name(host)
+            and type(port) is int
+            and 0 < port <= _PORT_MAX
+            and type(weight) is int
+            and 0 <= weight <= _WEIGHT_MAX
+            and type(backup) is bool
+        ):
+            return cls(name, (host, port), weight, backup)
+        raise PeerProtocolError("what it says of itself does not have its form")
+
+
+def _is_name(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and 0 < len(value) <= _NAME_CHARS_MAX
+
+
+def parse_addresses(text: str) -> tuple[Address, ...]:
+    """Return the addresses of ``host:port,[v6]:port,...``.
+
+    Raises
+    ------
+    ValueError
+        Says what is wrong, as the end of "... is not".
+    """
+    found = []
+    for item in text.split(","):
+        host, _, port = item.strip().rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
+        if not host or not 0 < number <= _PORT_MAX:
+            raise ValueError("addresses like host:port, separated by ','")
+        found.append((host, number))
+    return tuple(found)
+
+
+def resolve(name: str, port: int) -> list[Address]:
+    """Return the addresses behind a name.
+
+    Raises
+    ------
+    PeerUnavailableError
+        The name is not known now.
+    """
+    try:
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise PeerUnavailableError(
+            f"the name cannot be resolved: {error.strerror}", name
+        ) from error
+    return sorted({(str(address[0]), port) for *_, address in found})
+
+
+class AddressBook:
+    """Members that are known by their addresses alone.
+
+    Parameters
+    ----------
+    addresses
+        Returns where to look.
+    dialing
+        How members are reached.
+    """
+
+    def __init__(self, addresses: Callable[[], Iterable[Address]], dialing: Dialing) -> None:
+        self._addresses = addresses
+        self._dialing = dialing
+        self._known: dict[Address, Peer] = {}
+
+    def members(self) -> list[Member]:
+        """Return the members that answer now, one a name.
+
+        Raises
+        ------
+        PeerUnavailableError
+            The name behind which they should be is not known.
+        """
+        addresses = dict.fromkeys(self._addresses())
+        for gone in self._known.keys() - addresses.keys():
+            self._known.pop(gone).close()
+        for address in addresses:
+            if address not in self._known:
+                self._known[address] = Peer("", address, self._dialing)
+        with ThreadPoolExecutor(_ASKED_AT_ONCE, "juicecache-asking") as pool:
+            found = [member for member in pool.map(_meet, self._known.values()) if member]
+        return _one_a_name(found)
+
+    def after_fork_in_child(self) -> None:
+        """Begin without connections."""
+        for peer in self._known.values():
+            peer.after_fork_in_child()
+
+    def close(self) -> None:
+        """Close the connections."""
+        for peer in self._known.values():
+            peer.close()
+
+
+def _meet(peer: Peer) -> Member | None:
+    try:
+        return Member.parse(peer.ping(), peer.address)
+    except PeerError:
+        return None
+
+
+def _one_a_name(members: Sequence[Member]) -> list[Member]:
+    """Return members by name; of several addresses of one, all clients take the same."""
+    found: dict[str, Member] = {}
+    for member in sorted(members, reverse=True):
+        found[member.name] = member
+    return [found[name] for name in sorted(found)]

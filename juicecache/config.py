@@ -7,10 +7,8 @@ Metadata URLs and the list of volumes have files of their own and are named here
 
 from __future__ import annotations
 
-import math
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Self
 
@@ -24,6 +22,14 @@ from juicecache.addresses import (
     storage_keys,
 )
 from juicecache.errors import ConfigError
+from juicecache.values import (
+    KINDS,
+    MemberPlaces,
+    TierOptions,
+    nearest,
+    parse_size,
+    parse_time,
+)
 from juicecache.volume_list import find_volume, list_volumes, remember_volume, user_folder
 
 __all__ = [
@@ -46,222 +52,6 @@ __all__ = [
     "storage_keys",
 ]
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:(B)|([KMGTPE])(?:i?B?))?", re.IGNORECASE | re.ASCII)
-_SIZE_UNITS = {unit: 1 << (10 * power) for power, unit in enumerate("BKMGTPE")}
-_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
-_TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
-_EIB = 1 << 60
-_FREE_SPACE_RATIO_MAX = 0.99
-_NUMBER_CHARS_MAX = 40
-"""More digits than any quantity here has; keeps arithmetic on them small."""
-
-
-def parse_size(value: object) -> int:
-    """Return bytes of ``1GiB``, ``40Gi``, ``100M``, ``512B``, or of a bare number of MiB.
-
-    Units are powers of 1024 whatever their spelling, as in the official client.
-
-    Raises
-    ------
-    ValueError
-        Not a size.
-    """
-    match = _SIZE.fullmatch(_number_text(value))
-    if match is None:
-        raise ValueError("a size like 1GiB, 40Gi or a number of MiB")
-    unit = (match[2] or match[3] or "M").upper()
-    if "." in match[1]:
-        return round(float(match[1]) * _SIZE_UNITS[unit])
-    return int(match[1]) * _SIZE_UNITS[unit]
-
-
-def parse_time(value: object) -> float:
-    """Return seconds of ``1s``, ``500ms``, ``1h30m``, or of a bare number of seconds.
-
-    Raises
-    ------
-    ValueError
-        Not a time.
-    """
-    text = _number_text(value)
-    if _NUMBER.fullmatch(text):
-        return float(text)
-    if not text or _TIME.sub("", text):
-        raise ValueError("a time like 1s, 500ms or a number of seconds")
-    return math.fsum(float(m[1]) * _TIME_UNITS[m[2]] for m in _TIME.finditer(text))
-
-
-def _number_text(value: object) -> str:
-    """Return a number or its text as text; not a boolean, a number to Python."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return ""
-    text = format(value, "f") if isinstance(value, float) else str(value).strip()
-    return text if len(text) <= _NUMBER_CHARS_MAX else ""
-
-
-def _parse_count(value: object) -> int:
-    text = _number_text(value)
-    if isinstance(value, float) or not (text.isascii() and text.isdigit()):
-        raise ValueError("a whole number")
-    return int(text)
-
-
-def _parse_ratio(value: object) -> float:
-    text = _number_text(value)
-    if not _NUMBER.fullmatch(text):
-        raise ValueError("a number")
-    return float(text)
-
-
-def _parse_flag(value: object) -> bool:
-    text = str(value).strip().lower()
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False
-    raise ValueError("true or false")
-
-
-def _parse_text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("a text")
-    return value
-
-
-def _parse_folders(value: object) -> tuple[str, ...]:
-    """Return folders of a text that separates them by ``:``, of one path, or of several."""
-    if isinstance(value, str):
-        folders = value.split(":")
-    elif isinstance(value, os.PathLike):
-        folders = [os.fspath(value)]
-    elif isinstance(value, list | tuple):
-        folders = [os.fspath(folder) for folder in value if isinstance(folder, str | os.PathLike)]
-        if len(folders) < len(value):
-            raise ValueError("folders")
-    else:
-        folders = []
-    if not folders or not all(isinstance(folder, str) and folder for folder in folders):
-        raise ValueError("folders separated by ':', or the word memory")
-    for folder in folders if not isinstance(value, os.PathLike) else ():
-        # A misspelt "memory" would be a folder in whatever directory the program runs.
-        if "/" not in folder and folder not in ("memory", "~"):
-            hint = _hint(folder, ("memory",)) or f"; the folder of that name is './{folder}'"
-            raise ConfigError(
-                f"option cache_dir: {folder!r} is neither a path with '/' nor memory{hint}"
-            )
-    return tuple(dict.fromkeys(folders))
-
-
-class TierOptions(NamedTuple):
-    """One level of cache.
-
-    Attributes
-    ----------
-    folders
-        Paths with the bytes that each may take; none for the memory of the process.
-    memory_bytes
-        What a tier in the memory of the process may take.
-    free_space_ratio
-        Share of a folder's disk that stays free.
-    """
-
-    folders: tuple[tuple[str, int], ...]
-    memory_bytes: int
-    free_space_ratio: float | None = None
-
-
-_TIER_KEYS = ("medium", "path", "quota", "free_space_ratio")
-_MEDIA = ("MEM", "SSD", "HDD")
-
-
-def _parse_tiers(value: object) -> tuple[TierOptions, ...]:
-    """Return the levels of a list of mappings, or of its JSON text."""
-    if isinstance(value, str):
-        import json  # here: only the long form needs it
-
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"JSON: {error}") from None
-    if not isinstance(value, list | tuple) or not all(isinstance(m, Mapping) for m in value):
-        raise ValueError("a list of tiers, each with medium, path and quota")
-    levels = []
-    for number, tier in enumerate(value, 1):
-        try:
-            levels.append(_parse_tier(tier))
-        except ValueError as error:
-            path = f" ({tier['path']})" if tier.get("path") else ""
-            raise ConfigError(f"option tiers: tier {number}{path}: {error}") from None
-    return tuple(levels)
-
-
-def _parse_tier(tier: Mapping[str, object]) -> TierOptions:
-    """Return one level; raises ValueError with what is wrong with it."""
-    for key in tier:
-        if key not in _TIER_KEYS:
-            raise ValueError(f"unknown key {key!r}{_hint(str(key), _TIER_KEYS)}")
-    medium = tier.get("medium", "SSD")
-    if medium not in _MEDIA:
-        raise ValueError(f"medium {medium!r} is not one of {_MEDIA}")
-    ratio = None
-    if tier.get("free_space_ratio") is not None:
-        ratio = _tier_value(tier, "free_space_ratio", _parse_ratio)
-        if not 0 <= ratio <= _FREE_SPACE_RATIO_MAX:
-            raise ValueError(
-                f"free_space_ratio {ratio} is not between 0 and {_FREE_SPACE_RATIO_MAX}"
-            )
-    place = tier.get("path")
-    if isinstance(place, str) and ":" in place:
-        raise ValueError("several folders are separated by ',' here; one with ':' goes into a list")
-    paths = [path for path in _items(place) if isinstance(path, str) and path]
-    if len(paths) < len(_items(place)) or not (paths or medium == "MEM"):
-        raise ValueError("path must be a folder, or several separated by ','")
-    if tier.get("quota") is None:
-        raise ValueError("quota is missing: how many bytes it may take, such as 40Gi")
-    quotas: list[int] = _tier_value(
-        tier, "quota", lambda given: [parse_size(q) for q in _items(given)]
-    )
-    if len(quotas) not in (1, len(paths) or 1) or not all(0 < each <= _EIB for each in quotas):
-        raise ValueError("quota must be one size for all folders together, or one for each")
-    if not paths:
-        return TierOptions((), quotas[0], ratio)
-    if len(quotas) < len(paths):
-        quotas = [quotas[0] // len(paths)] * len(paths)
-    return TierOptions(tuple(zip(paths, quotas, strict=True)), 0, ratio)
-
-
-def _tier_value(tier: Mapping[str, object], key: str, parse: Callable[[object], Any]) -> Any:
-    try:
-        return parse(tier[key])
-    except ValueError as error:
-        raise ValueError(f"{key} {tier[key]!r} is not {error}") from None
-
-
-def _items(value: object) -> list[object]:
-    """Return the parts of a text that separates them by commas, or the one value, or the list."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",")]
-    if isinstance(value, list | tuple):
-        return [os.fspath(item) if isinstance(item, os.PathLike) else item for item in value]
-    return [os.fspath(value) if isinstance(value, os.PathLike) else value]
-
-
-_KINDS: Mapping[str, Callable[[object], Any]] = {
-    "size": parse_size,
-    "time": parse_time,
-    "count": _parse_count,
-    "ratio": _parse_ratio,
-    "flag": _parse_flag,
-    "text": _parse_text,
-    "secret": _parse_text,
-    "folders": _parse_folders,
-    "tiers": _parse_tiers,
-}
-
 
 class Option(NamedTuple):
     """What a user may set, as one row of the documentation.
@@ -271,8 +61,7 @@ class Option(NamedTuple):
     name, field
         As the user writes it, and in `VolumeOptions`.
     kind
-        ``size``, ``time``, ``count``, ``ratio``, ``flag``, ``text``, ``secret``, ``folders`` or
-        ``tiers``.
+        One of `juicecache.values.KINDS`.
     default
         As a user would write it.
     reason
@@ -300,7 +89,7 @@ class Option(NamedTuple):
         ConfigError
             Names the option, the value unless it is secret, and what is allowed.
         """
-        read = _KINDS[self.kind]
+        read = KINDS[self.kind]
         shown = "****" if self.kind == "secret" else repr(value)
         try:
             parsed = read(value)
@@ -310,7 +99,7 @@ class Option(NamedTuple):
             raise ConfigError(f"option {self.name}: {shown} is not {error}") from None
         if self.choices and parsed not in self.choices:
             raise ConfigError(f"option {self.name}: {shown} is not one of {self.choices}")
-        if self.low and not read(self.low) <= parsed <= read(self.high):
+        if self.low and parsed is not None and not read(self.low) <= parsed <= read(self.high):
             raise ConfigError(
                 f"option {self.name}: {shown} is not between {self.low} and {self.high}"
             )
@@ -333,7 +122,7 @@ def _option(
     low, high = bounds or ("", "")
     option = Option(name, "", kind, default, reason, low, high, choices)
     return field(
-        default=_KINDS[kind](default),
+        default=KINDS[kind](default),
         repr=not hidden and kind != "secret",
         metadata={"option": option},
     )
@@ -492,6 +281,86 @@ class VolumeOptions:
         "366d",
         name="open_cache",
     )
+    cache_group: str = _option(
+        "group",
+        "",
+        "the cache group that this client reads from, and is a member of unless no_sharing; "
+        "nodes of a group own a part of the blocks each. Separate names, such as one a zone, are "
+        "separate groups",
+    )
+    no_sharing: bool = _option(
+        "flag", "false", "only read from the cache group: for clients that come and go"
+    )
+    group_weight: int | None = _option(
+        "weight",
+        "",
+        "this member's part of the blocks, relative to the others'; 0 gives up all, to drain it. "
+        "The default is the size of its cache in MiB",
+        "0",
+        "1099511627776",
+    )
+    group_backup: bool = _option(
+        "flag",
+        "false",
+        "for the first ten minutes ask the former owner of a block before object storage: so "
+        "that a group that grows stays warm",
+    )
+    fill_group_cache: bool = _option(
+        "flag", "false", "give each uploaded block to its owner in the group, which costs network"
+    )
+    cache_group_size: int = _option(
+        "count",
+        "0",
+        "members that must be there before the group is used: a group that starts would "
+        "otherwise let the first member load what belongs to the others",
+        "0",
+        "100000",
+    )
+    group_members: MemberPlaces | None = _option(
+        "members",
+        "",
+        "where the members are: host:port,host:port or, for a headless Kubernetes service, "
+        "dns:name:port; the default is that they enter themselves into the metadata",
+    )
+    group_secret: str = _option(
+        "secret",
+        "",
+        "what all of the group must know; the default is one that is kept with the metadata. "
+        "Better given as JUICECACHE_GROUP_SECRET",
+    )
+    group_ip: str = _option(
+        "text",
+        "",
+        "the address that a member listens at and that others reach it by; the default is that "
+        "of the network of the default route",
+    )
+    group_port: int = _option(
+        "count",
+        "0",
+        "the port of a member; 0 takes a free one, and with it another part of the blocks after "
+        "each restart",
+        "0",
+        "65535",
+    )
+    remote_timeout_s: float = _option(
+        "time",
+        "2s",
+        "a member that sends nothing for so long counts as dead; one that loads a block from "
+        "object storage says so meanwhile",
+        "50ms",
+        "5m",
+        name="remote_timeout",
+    )
+    cert_file: str = _option(
+        "text", "", "certificate (PEM) that this client and member shows to others: turns on TLS"
+    )
+    key_file: str = _option("text", "", "private key (PEM) of cert_file")
+    ca_file: str = _option(
+        "text",
+        "",
+        "certificates (PEM) that the others' must be signed by; the default is cert_file, for one "
+        "certificate that all share",
+    )
     read_only: bool = _option("flag", "false", "refuse every change; needs no right to write")
     subdir: str = _option("text", "", "the folder of the volume that is the root for this client")
     heartbeat_s: float = _option(
@@ -524,28 +393,37 @@ class VolumeOptions:
         for name in options:
             if name not in _BY_NAME:
                 known = [*_BY_NAME, *(() if name in _ARGUMENTS else _ARGUMENTS)]
-                raise ConfigError(f"unknown option {name!r}{_hint(name, known)}")
+                raise ConfigError(f"unknown option {name!r}{nearest(name, known)}")
         values: dict[str, Any] = {"cache_dir": default_cache_dir(environ)}
         for option in OPTIONS:
             given = options.get(option.name)
             if given is not None:
                 values[option.field] = option.parse(given)
+        secret = environ.get("JUICECACHE_GROUP_SECRET")
+        if values.get("cache_group") and secret and "group_secret" not in values:
+            values["group_secret"] = secret
+        _check_group(options, values)
         short = [name for name in _SHORT_FORM if options.get(name) is not None]
         if values.get("tiers") and short:
             raise ConfigError(f"options tiers and {short[0]} exclude each other")
         return cls(**values)
 
 
+def _check_group(options: Mapping[str, object], values: Mapping[str, Any]) -> None:
+    """Raise ConfigError where the options of a cache group do not fit together."""
+    if not values.get("cache_group"):
+        for name in _GROUP_OPTIONS:
+            if options.get(name) is not None:
+                raise ConfigError(f"option {name} needs cache_group, the name of the group")
+    if bool(values.get("cert_file")) != bool(values.get("key_file")):
+        raise ConfigError("options cert_file and key_file need each other")
+    if values.get("ca_file") and not values.get("cert_file"):
+        raise ConfigError("option ca_file needs cert_file and key_file")
+
+
 def default_cache_dir(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Return what ``cache_dir`` is where nobody says."""
     return (user_folder("XDG_CACHE_HOME", ".cache", environ),)
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    import difflib  # here: only a mistake needs it
-
-    nearest = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
 OPTIONS: tuple[Option, ...] = tuple(
@@ -558,5 +436,7 @@ OPTIONS: tuple[Option, ...] = tuple(
 _BY_NAME = {option.name: option for option in OPTIONS}
 _SHORT_FORM = ("cache_dir", "cache_size", "memory_size")
 """What `VolumeOptions.tiers` says at length."""
+_GROUP_OPTIONS = ("group_members", "group_secret", "group_weight", "group_ip", "group_port")
+"""What means nothing without `VolumeOptions.cache_group`."""
 _ARGUMENTS = ("volume", "meta")
 """What may stand beside the options, and be misspelt as they are."""

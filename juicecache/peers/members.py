@@ -83,25 +83,6 @@ def _is_name(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and 0 < len(value) <= _NAME_CHARS_MAX
 
 
-def parse_addresses(text: str) -> tuple[Address, ...]:
-    """Return the addresses of ``host:port,[v6]:port,...``.
-
-    Raises
-    ------
-    ValueError
-        Says what is wrong, as the end of "... is not".
-    """
-    found = []
-    for item in text.split(","):
-        host, _, port = item.strip().rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
-        if not host or not 0 < number <= _PORT_MAX:
-            raise ValueError("addresses like host:port, separated by ','")
-        found.append((host, number))
-    return tuple(found)
-
-
 def resolve(name: str, port: int) -> list[Address]:
     """Return the addresses behind a name.
 

@@ -71,7 +71,7 @@ def test_the_default_that_is_shown_is_the_one_that_is_used() -> None:
 
 
 def _empty(kind: str) -> str:
-    assert kind in ("text", "secret")
+    assert kind in ("text", "secret", "group", "weight", "members")
     return ""
 
 

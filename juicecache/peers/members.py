@@ -147,7 +147,7 @@ class AddressBook:
 
 def _meet(peer: Peer) -> Member | None:
     try:
-        return Member.parse(peer.ping(), peer.address)
+        return Member.parse(peer.look(), peer.address)
     except PeerError:
         return None
 

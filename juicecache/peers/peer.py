@@ -223,7 +223,7 @@ class Peer:
         for link in stale:
             link.close()
 
-    def ping(self) -> Any:
+    def look(self) -> dict[str, Any]:
         """Return what the member says of itself; one that was down is in use again.
 
         Raises
@@ -231,18 +231,22 @@ class Peer:
         PeerError
             Named after this peer.
         """
-        about = self.ask(wire.frame(Kind.PING))
-        if not self.is_up:
-            with self._lock:
-                self.is_up, self._reason, self._since_s = True, "", time.time()
-                self._probe_pause_s = _PROBE_PAUSE_S
-        return about
+        about = self.ask(wire.frame(Kind.STATS))
+        self._is_well()
+        return about if isinstance(about, dict) else {}
 
     def probe(self) -> None:
         """See whether a peer that is down is well again, unless it was asked just now."""
         if not self.is_up and time.monotonic() >= self._probe_at_s:
             with contextlib.suppress(PeerError):
-                self.ping()
+                self.ask(wire.frame(Kind.PING))
+                self._is_well()
+
+    def _is_well(self) -> None:
+        if not self.is_up:
+            with self._lock:
+                self.is_up, self._reason, self._since_s = True, "", time.time()
+                self._probe_pause_s = _PROBE_PAUSE_S
 
     # ------------------------------------------------------------------ connections
 

@@ -228,7 +228,7 @@ class Decoder:
             The stream cannot be understood from here on.
         """
         at = 0
-        while True:
+        while at < len(chunk):
             at = self._take(chunk, at)
             prefix = self._prefix
             if prefix is None or self._filled < prefix.body_bytes:

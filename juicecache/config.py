@@ -347,7 +347,7 @@ class VolumeOptions:
         "2s",
         "a member that sends nothing for so long counts as dead; one that loads a block from "
         "object storage says so meanwhile",
-        "50ms",
+        "1s",
         "5m",
         name="remote_timeout",
     )

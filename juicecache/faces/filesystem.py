@@ -21,7 +21,7 @@ from fsspec.asyn import get_loop
 from fsspec.utils import stringify_path
 
 from juicecache.addresses import VOLUME_SCHEMES
-from juicecache.config import VolumeOptions, find_volume, mask_url, parse_volume_url
+from juicecache.config import OPTIONS, VolumeOptions, find_volume, mask_url, parse_volume_url
 from juicecache.errors import (
     ConfigError,
     DirectoryNotEmptyError,
@@ -40,7 +40,7 @@ from juicecache.volume.warm import WarmReport
 
 _THREADS = 16
 """Threads for coroutines that must wait: cold reads overlap; more would fight for the GIL."""
-_SECRET_OPTIONS = ("secret_key", "session_token")
+_SECRET_OPTIONS = tuple(option.name for option in OPTIONS if option.kind == "secret")
 _CACHING_OPTIONS = ("use_listings_cache", "listings_expiry_time", "max_paths")
 """fsspec's own options of a cache that would only add staleness to ours."""
 
@@ -132,6 +132,16 @@ class JuiceCacheFileSystem(VolumeContents):
                 f"the metadata address of volume {wanted!r} leads to volume {found!r}; "
                 "correct the name, 'meta', JUICECACHE_META or the volume list"
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Carry the arguments to another process, which reads from a cache group and is no member.
+
+        To be one is for who was told so, not for every process that is given work.
+        """
+        make, (kind, args, options) = super().__reduce__()
+        if self.volume.options.cache_group:
+            options = {**options, "no_sharing": True}
+        return make, (kind, args, options)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.volume.setting.name} {self.volume!r}>"

@@ -9,5 +9,6 @@ trash     hourly directories of removed entries
 usage     volume totals and directory statistics
 chunks    slices of files: commit, truncate, copy, drop, compaction
 session   this client's row, sustained inodes, stale clients
+membership  members of a cache group, in tables of our own
 service   the only door for the floors above: caches, id batches
 """

@@ -147,13 +147,17 @@ class Transaction(ABC):
         Parameters
         ----------
         partition
-            The leading key fields that ``TABLES[table].partition`` counts; none for a table
+            The leading key fields that ``ALL_TABLES[table].partition`` counts; none for a table
             without partitions.
         after
             Start behind this key, given without its partition fields.
         limit
             At most so many rows.
         """
+
+    @abstractmethod
+    def has_own_tables(self) -> bool:
+        """Return whether the tables of ``rows.OWN_TABLES`` are there; else leave them alone."""
 
     @abstractmethod
     def lookup(self, parent: int, name: bytes) -> Attr | None:
@@ -315,7 +319,16 @@ class Engine(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Create missing tables and columns. Safe to repeat; never changes what exists.
+        """Create missing tables and columns of the format. Safe to repeat; keeps what exists.
+
+        Raises ReadOnlyVolumeError where the database refuses writes.
+        """
+
+    @abstractmethod
+    def prepare_own(self) -> None:
+        """Create the missing tables of ``rows.OWN_TABLES``, for who is about to write to them.
+
+        The format's tables stay as they are. Safe to repeat, and in several processes at once.
 
         Raises ReadOnlyVolumeError where the database refuses writes.
         """

@@ -7,8 +7,8 @@ row) lives in ``model.attr``. Column-for-column facts: ``docs/format.md``.
 Rows are named tuples: a listing builds a hundred thousand of them, and a tuple is made
 from a database row in a fifth of the time of a frozen dataclass. ``row._replace`` changes.
 
-Law: one row class, one table. ``TABLES`` is the only place that says which fields are the
-key and which the partition (what ``scan`` iterates over).
+Law: one row class, one table. ``TABLES`` and ``OWN_TABLES`` are the only places that say which
+fields are the key and which the partition (what ``scan`` iterates over).
 """
 
 from __future__ import annotations
@@ -154,6 +154,28 @@ class Plock(NamedTuple):
     records: bytes
 
 
+class GroupMember(NamedTuple):
+    """One member of a cache group; not one any more once ``expire_s`` (Unix seconds) is past.
+
+    ``info`` is what it says of itself: its form is the floor's above.
+    """
+
+    group: str
+    member: str
+    expire_s: int
+    info: bytes
+
+
+class GroupSecret(NamedTuple):
+    """What the members of a cache group and its clients all know. Never shown."""
+
+    group: str
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"GroupSecret(group={self.group!r}, secret=***)"
+
+
 Row: TypeAlias = (
     Attr
     | Record
@@ -172,6 +194,8 @@ Row: TypeAlias = (
     | DetachedNode
     | Flock
     | Plock
+    | GroupMember
+    | GroupSecret
 )
 
 
@@ -211,8 +235,18 @@ TABLES: dict[type, Table] = {
     Flock: Table(("inode", "sid", "owner"), 1),
     Plock: Table(("inode", "sid", "owner"), 1),
 }
+"""The tables of the format, which every volume has."""
+
+OWN_TABLES: dict[type, Table] = {
+    GroupMember: Table(("group", "member"), 1),
+    GroupSecret: Table(("group",)),
+}
+"""Our own tables, which the official client ignores and a volume may lack. Nothing of the file
+system may depend on them; see `Engine.prepare_own`."""
+
+ALL_TABLES: dict[type, Table] = TABLES | OWN_TABLES
 
 
 def key_of(row: Row) -> tuple[int | str | bytes, ...]:
     """Return the key of ``row`` in the order of its table."""
-    return tuple(getattr(row, field) for field in TABLES[type(row)].key)
+    return tuple(getattr(row, field) for field in ALL_TABLES[type(row)].key)

@@ -22,6 +22,8 @@ from juicecache.meta.rows import (
     DirStats,
     Edge,
     Flock,
+    GroupMember,
+    GroupSecret,
     Plock,
     Record,
     Row,
@@ -71,7 +73,12 @@ ROWS: list[Row] = [
     Flock(7, 3, -1, ord("W")),
     Plock(7, 3, 1 << 62, b"\x00" * 24),
 ]
-"""One row of every class, with the values that are easily spoiled."""
+"""One row of every class of the format, with the values that are easily spoiled."""
+OWN_ROWS: list[Row] = [
+    GroupMember("zone-a.1_x", "caf\u00e9:7070", 1 << 33, b"\x00\xff" * 2048),
+    GroupSecret("zone-a.1_x", bytes(range(224, 256))),
+]
+"""The same of our own tables."""
 
 
 def put(engine: Engine, *rows: Row) -> None:
@@ -102,9 +109,10 @@ def attempt(engine: Engine, body: Callable[[Transaction], object]) -> None:
 class EngineContract:
     """The contract as tests. Subclasses give the fixture ``engine``: prepared, and empty."""
 
-    @pytest.mark.parametrize("row", ROWS, ids=lambda row: type(row).__name__)
+    @pytest.mark.parametrize("row", ROWS + OWN_ROWS, ids=lambda row: type(row).__name__)
     def test_rows_come_back_as_they_were(self, engine: Engine, row: Row) -> None:
         """Every field of every class, by key and by scan; a second put replaces."""
+        engine.prepare_own()
         key = key_of(row)
         assert get(engine, type(row), *key) is None
         put(engine, row)
@@ -119,9 +127,10 @@ class EngineContract:
         assert get(engine, type(row), *key) is None
         engine.write(lambda tx: tx.delete(type(row), *key))
 
-    @pytest.mark.parametrize("row", ROWS, ids=lambda row: type(row).__name__)
+    @pytest.mark.parametrize("row", ROWS + OWN_ROWS, ids=lambda row: type(row).__name__)
     def test_a_new_row_never_replaces(self, engine: Engine, row: Row) -> None:
         """The second insert of a key conflicts."""
+        engine.prepare_own()
         attempt(engine, lambda tx: tx.put_new(row))
         with pytest.raises(ConflictError):
             attempt(engine, lambda tx: tx.put_new(row))
@@ -408,6 +417,36 @@ class EngineContract:
         put(engine, *ROWS)
         engine.prepare()
         assert [scan(engine, type(row)) for row in ROWS] == [[row] for row in ROWS]
+
+    def test_our_own_tables_are_there_once_they_were_asked_for(self, engine: Engine) -> None:
+        """Not before; asking again, and preparing the format's, keeps all rows."""
+        engine.prepare()
+        put(engine, *ROWS)
+        assert not engine.read(lambda tx: tx.has_own_tables())
+        engine.prepare_own()
+        assert engine.read(lambda tx: tx.has_own_tables())
+        assert [scan(engine, type(row)) for row in OWN_ROWS] == [[], []]
+        put(engine, *OWN_ROWS)
+        engine.prepare_own()
+        engine.prepare()
+        assert engine.write(lambda tx: tx.has_own_tables())
+        assert [scan(engine, type(row)) for row in ROWS] == [[row] for row in ROWS]
+        assert [scan(engine, type(row)) for row in OWN_ROWS] == [[row] for row in OWN_ROWS]
+
+    def test_our_own_rows_are_scanned_by_group(self, engine: Engine) -> None:
+        """In the order of members' names, apart from those of groups that sort around it."""
+        engine.prepare_own()
+        rows = [
+            GroupMember(group, member, 1, b"x")
+            for group in ("g", "g.", "ga")
+            for member in ("A", "a", "b", "\u00e9")
+        ]
+        put(engine, *reversed(rows))
+        assert engine.read(lambda tx: list(tx.scan(GroupMember, "g"))) == rows[:4]
+        assert engine.read(lambda tx: list(tx.scan(GroupMember, "g", after=("a",)))) == rows[2:4]
+        assert scan(engine, GroupMember) == rows
+        engine.write(lambda tx: tx.delete(GroupMember, "g.", "a"))
+        assert scan(engine, GroupMember) == rows[:5] + rows[6:]
 
     def test_threads_lose_no_update(self, engine: Engine) -> None:
         """Read-modify-write of one row by several threads is serial."""

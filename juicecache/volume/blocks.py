@@ -1,4 +1,4 @@
-"""Blocks: from the tiers of this machine, else from object storage; and up into it.
+"""Blocks: from the tiers of this machine, a member of the cache group, or object storage; and up.
 
 Laws: one load of a block at a time in this process, shared by all who wait; a hit takes
 no lock of ours, no event loop and no other thread; whoever waits for a load first also
@@ -9,6 +9,10 @@ claims it there, the others wait until it is in the tier. That only saves reques
 goes wrong with it ends in a load of one's own: a claim ends with its process, a stopped
 process is waited for only so long, a block whose reader dawdles is kept without him, and
 whoever waited for nothing lets the others go, too.
+
+And one in the cache group: a block that another member owns is asked of him. What we load for
+other members comes from object storage, never from a further one, so that no two wait for each
+other.
 """
 
 from __future__ import annotations
@@ -17,27 +21,25 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from juicecache.cache.claims import FREE, Claim
+from juicecache.cache.claims import FREE
 from juicecache.cache.stack import TierStack
 from juicecache.errors import ObjectError, ObjectUnavailableError
 from juicecache.model.layout import BlockKey, Layout
 from juicecache.objects.store import Buffer, ObjectStore
+from juicecache.peers.group import Group
+from juicecache.peers.peer import Peer
 from juicecache.runtime import finish, loop_thread, start
+from juicecache.volume.fetching import Fetching
+from juicecache.volume.flight import Flight
+from juicecache.volume.touches import Touches
 
 T = TypeVar("T")
 
-_TOUCHED_MAX = 65_536
-"""Blocks remembered as read once by a range, and as loaded whole for a part of them: 256 GiB of
-each, some 10 MB of memory."""
-_REFUSED_LENGTHS = 8
-"""A block that no tier could keep is loaded whole for a part of it again when ranges of it have
-cost so many times its length: what is lost then is an eighth."""
 _POLL_S = (0.001, 0.05)
 """First and longest pause between two looks at another process's load; each is longer than the
 one before by half, so that what is waited too long is less than half of the load."""
@@ -52,10 +54,12 @@ another thread: the other processes wait for it."""
 
 @dataclass(frozen=True, slots=True)
 class BlockStats:
-    """What this process asked of object storage.
+    """What this process asked of object storage and of the cache group.
 
     ``shared`` loads were already under way in this process; ``node_shared`` blocks were loaded
     by another process of the node at the same time, and taken from the tier that both have.
+    ``peer_blocks`` and ``peer_bytes`` came from other members; ``fallbacks`` should have, and
+    came from object storage instead.
     """
 
     loads: int
@@ -67,28 +71,9 @@ class BlockStats:
     uploads: int
     uploaded_bytes: int
     deleted: int
-
-
-class Flight:
-    """One whole block on its way; ``future`` holds its bytes.
-
-    Attributes
-    ----------
-    claim
-        Our right to load it; None while another process does, and once it is given up.
-    keeping, kept
-        Somebody puts it into the tiers; that is done.
-    collected
-        Somebody has its bytes.
-    """
-
-    __slots__ = ("claim", "collected", "future", "keeping", "kept", "key")
-
-    def __init__(self, key: BlockKey) -> None:
-        self.key = key
-        self.future: Future[bytes] = Future()
-        self.claim: Claim | None = None
-        self.keeping = self.kept = self.collected = False
+    peer_blocks: int
+    peer_bytes: int
+    fallbacks: int
 
 
 class Blocks:
@@ -102,6 +87,10 @@ class Blocks:
         Object storage, with all its wrappers.
     tiers
         The caches of this machine.
+    group
+        The cache group to read from, if any.
+    fills_group
+        Give uploaded blocks to their owners there.
 
     Attributes
     ----------
@@ -109,54 +98,92 @@ class Blocks:
         Size of the blocks that are on their way or wait to be collected.
     """
 
-    def __init__(self, layout: Layout, store: ObjectStore, tiers: TierStack) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        store: ObjectStore,
+        tiers: TierStack,
+        group: Group | None = None,
+        *,
+        fills_group: bool = False,
+    ) -> None:
         self.layout = layout
         self.tiers = tiers
+        self.group = group
+        self.touches = Touches()
         self._store = store
+        self._fills = fills_group
+        self._fetching = None if group is None else Fetching(self._arrived, self._fall_back)
         self._lock = threading.Lock()
         self._flights: dict[BlockKey, Flight] = {}
-        self._touched: OrderedDict[BlockKey, None] = OrderedDict()
-        self._owed: OrderedDict[BlockKey, int] = OrderedDict()
         self.loading_bytes = 0
         self._loads = self._loaded_bytes = self._shared = self._node_shared = 0
         self._node_shared_at_s = float("-inf")
         self._range_gets = self._range_bytes = 0
         self._uploads = self._uploaded_bytes = self._deleted = 0
+        self._peer_blocks = self._peer_bytes = self._fallbacks = 0
 
     @property
     def inline(self) -> bool:
         """Whether object storage answers on the caller's thread (a local directory)."""
         return self._store.inline
 
-    @property
-    def ranged(self) -> bool:
-        """Whether a part of a block can be fetched alone."""
-        return self._store.ranged
+    def is_ranged(self, key: BlockKey) -> bool:
+        """Return whether a part of a block can be fetched alone."""
+        return self._store.ranged or self._owner(key) is not None
+
+    def _owner(self, key: BlockKey) -> Peer | None:
+        """Return the other member to ask for a block; None if it is ours to load."""
+        return None if self.group is None else self.group.route(key.raw)
 
     # ------------------------------------------------------------------ loading
 
-    def begin(self, keys: Iterable[BlockKey]) -> list[Flight]:
+    def begin(self, keys: Iterable[BlockKey], *, ahead: bool = False) -> list[Flight]:
         """Start loading whole blocks, or join the loads under way; never waits for a network.
 
-        An inline store has loaded them when this returns.
+        An inline store has loaded its own when this returns. The first of the blocks that other
+        members own is left to the thread that settles it.
+
+        Parameters
+        ----------
+        ahead
+            Leave none: the caller does not come for it at once.
         """
+        return self._begin([(key, self._owner(key)) for key in keys], ahead=ahead)
+
+    def begin_own(self, key: BlockKey, former: Peer | None = None) -> Flight:
+        """Start loading a whole block for another member, or join such a load.
+
+        Parameters
+        ----------
+        former
+            Who may have it in his cache.
+        """
+        return self._begin([(key, former)], ahead=True, serving=True)[0]
+
+    def _begin(
+        self, wanted: Sequence[tuple[BlockKey, Peer | None]], *, ahead: bool, serving: bool = False
+    ) -> list[Flight]:
         flights, fresh = [], []
         with self._lock:
-            for key in keys:
+            for key, peer in wanted:
                 flight = self._flights.get(key)
-                if flight is None:
-                    flight = self._flights[key] = Flight(key)
+                # Somebody who waits for us must not wait for one who may wait for him.
+                if flight is None or (serving and flight.peer is not None and not flight.cached):
+                    flight = self._flights[key] = Flight(key, peer=peer)
+                    flight.cached, flight.counted = serving, True
                     fresh.append(flight)
                     self.loading_bytes += key.length
                 else:
                     self._shared += 1
+                    flight.wanted += 1
                 flights.append(flight)
         if fresh:
-            self._start(fresh)
+            self._start(fresh, ahead=ahead, serving=serving)
         return flights
 
     def settle(self, flight: Flight) -> bytes:
-        """Wait for a block, keep it in the tiers, and return its bytes.
+        """Wait for what `begin` or `begin_range` started; a whole block is kept in the tiers.
 
         Raises
         ------
@@ -164,9 +191,12 @@ class Blocks:
             The load failed; the next `begin` tries anew.
         """
         try:
+            if flight.waiting and self._fetching is not None:
+                self._fetching.ask(flight)
             body = flight.future.result()
             flight.collected = True
-            self._keep(flight)
+            if flight.is_whole:
+                self._keep(flight)
         except BaseException:
             # An interrupt: the caller may have nothing left by which to abandon it.
             self.abandon((flight,))
@@ -181,10 +211,10 @@ class Blocks:
             try:
                 # Another thread may miss the tiers and join this flight until it is kept.
                 if not self.tiers.put(flight.key, flight.future.result()):
-                    self._owe(flight.key, _REFUSED_LENGTHS * flight.key.length)
+                    self.touches.refused(flight.key)
             finally:
                 flight.kept = True
-                _release(flight)
+                flight.release()
         # Until it is collected it counts as loading: its bytes are still held.
         if flight.kept and flight.collected:
             self._land(flight)
@@ -192,90 +222,112 @@ class Blocks:
     def abandon(self, flights: Iterable[Flight]) -> None:
         """Give up waiting; what arrives is dropped unless somebody else waits for it."""
         for flight in flights:
+            with self._lock:
+                flight.wanted -= 1
+                is_left = flight.wanted <= 0
+            if is_left and self._fetching is not None and self._fetching.give_up(flight):
+                self._fail(flight, ObjectUnavailableError(self._name(flight.key), "given up"))
             flight.future.add_done_callback(lambda _, flight=flight: self._land(flight))  # type: ignore[misc]  # mypy cannot infer a lambda default
 
     def load(self, key: BlockKey) -> bytes:
-        """Return a whole block from object storage, kept in the tiers."""
+        """Return a whole block from the group or object storage, kept in the tiers."""
         return self.settle(self.begin((key,))[0])
 
-    def begin_range(self, key: BlockKey, start: int, stop: int) -> Future[bytes]:
-        """Start fetching bytes ``[start, stop)`` of a block; they are not cached."""
+    def begin_range(self, key: BlockKey, start: int, stop: int, *, ahead: bool = False) -> Flight:
+        """Start fetching bytes ``[start, stop)`` of a block; they are not cached.
+
+        ``ahead`` is as for `begin`.
+        """
+        flight = Flight(key, start, stop, self._owner(key))
+        self.touches.fetched(key, stop - start)
+        if flight.peer is None:
+            self._pass_on(self._get_range(flight), flight)
+        else:
+            self._send_off([flight], ahead=ahead)
+        return flight
+
+    def _get_range(self, flight: Flight) -> Future[bytes]:
         with self._lock:
             self._range_gets += 1
-            self._range_bytes += stop - start
-            if key in self._owed:
-                self._owed[key] -= stop - start
-            else:
-                _remember(self._touched, key, None)
-        return self._run(self._store.get(self._name(key), start, stop, length=key.length))
+            self._range_bytes += flight.stop - flight.start
+        name, length = self._name(flight.key), flight.key.length
+        if self._store.ranged:
+            return self._run(self._store.get(name, flight.start, flight.stop, length=length))
+        return self._run(self._cut(name, flight))
 
-    def pays_whole(self, key: BlockKey, *, likely: bool) -> bool:
-        """Return whether to load all of a block, which no tier has, for a small part of it.
-
-        The first time it is loaded when more of it is ``likely`` to be read, or was touched by
-        a range before. If it is missing again the tiers could not keep it for long: then not
-        before ranges of it have cost as much as that load, so that a set of blocks which does
-        not fit costs at most twice what is read of it. With True the caller loads it now.
-        """
-        with self._lock:
-            if key in self._flights:
-                return True
-            first = key not in self._owed
-            pays = likely or key in self._touched if first else self._owed[key] <= 0
-            if pays:
-                _remember(self._owed, key, key.length)
-        return pays
+    async def _cut(self, name: str, flight: Flight) -> bytes:
+        whole = await self._store.get(name, length=flight.key.length)
+        return whole[flight.start : flight.stop]
 
     def evict(self, key: BlockKey) -> bool:
         """Forget a block in every tier on request; True when one had it.
 
         That says nothing of what the tiers can keep: the next read begins anew.
         """
-        with self._lock:
-            self._owed.pop(key, None)
-            self._touched.pop(key, None)
+        self.touches.forget(key)
         return self.tiers.delete(key)
 
-    def _owe(self, key: BlockKey, size_bytes: int) -> None:
-        with self._lock:
-            _remember(self._owed, key, size_bytes)
+    # ------------------------------------------------------------------ on their way
 
-    def _start(self, flights: list[Flight]) -> None:
-        """Load blocks here, if the store is inline, or let the loop do it."""
+    def _start(self, flights: list[Flight], *, ahead: bool, serving: bool) -> None:
+        """Load blocks here, if the store is inline, or let the loop or other members do it."""
         try:
-            if self._store.inline:
-                for flight in flights:
-                    if not self._claim(flight):
-                        finish(self._load(flight))
-                        if flight.future.exception() is None:
-                            self._keep(flight)
-            elif absent := [flight for flight in flights if not self._claim(flight)]:
-                loop = loop_thread().loop
-                loop.call_soon_threadsafe(
-                    lambda: [loop.create_task(self._load(flight)) for flight in absent]
-                )
+            absent = [flight for flight in flights if not self._claim(flight)]
+            if serving:
+                for flight in absent:
+                    # Who has the claim may be waiting for us.
+                    flight.claim = flight.claim or FREE
+            # What we claimed comes first: to follow others may take long.
+            absent.sort(key=lambda flight: flight.claim is None)
+            away = [f for f in absent if f.peer is not None and f.claim is not None]
+            self._send_off(away, ahead=ahead)
+            self._load_later([flight for flight in absent if flight not in away])
         except BaseException:
             # An interrupt: nobody collects these, and other threads may wait for the rest.
             for flight in flights:
-                self._land(flight)
-                if not flight.future.done():
-                    flight.future.set_exception(
-                        ObjectUnavailableError(self._name(flight.key), "the load was interrupted")
-                    )
+                self._fail(
+                    flight,
+                    ObjectUnavailableError(self._name(flight.key), "the load was interrupted"),
+                )
             raise
+
+    def _send_off(self, flights: list[Flight], *, ahead: bool) -> None:
+        """Have blocks asked of other members: all but one by threads of their own."""
+        if not flights:
+            return
+        assert self._fetching is not None
+        for flight in flights:
+            flight.waiting = True
+        self._fetching.enqueue(flights if ahead else flights[1:])
+
+    def _load_later(self, flights: list[Flight]) -> None:
+        """Load blocks from object storage: now, if the store is inline."""
+        if self._store.inline:
+            for flight in flights:
+                finish(self._load(flight))
+                if flight.future.done() and flight.future.exception() is None:
+                    self._keep(flight)
+        elif flights:
+            loop = loop_thread().loop
+            loop.call_soon_threadsafe(
+                lambda: [loop.create_task(self._load(flight)) for flight in flights]
+            )
 
     async def _load(self, flight: Flight) -> None:
         key = flight.key
         try:
-            if flight.claim is None and await self._follow(flight):
-                return
+            if flight.claim is None:
+                if await self._follow(flight):
+                    return
+                if flight.peer is not None:
+                    self._send_off([flight], ahead=True)
+                    return
             with self._lock:
                 self._loads += 1
                 self._loaded_bytes += key.length
             body = await self._store.get(self._name(key), length=key.length)
         except BaseException as error:
-            self._land(flight)
-            flight.future.set_exception(error)
+            self._fail(flight, error)
             if not isinstance(error, Exception):
                 raise
         else:
@@ -288,6 +340,39 @@ class Blocks:
         if flight.claim is not None and not flight.keeping:
             with contextlib.suppress(RuntimeError):  # the interpreter ends, and our claims with it
                 asyncio.get_running_loop().run_in_executor(None, self._keep, flight)
+
+    def _arrived(self, flight: Flight, content: bytes, aside: bool) -> None:
+        """Take what another member gave."""
+        with self._lock:
+            self._peer_blocks += 1
+            self._peer_bytes += len(content)
+        flight.future.set_result(content)
+        if aside and flight.is_whole:
+            self._keep(flight)
+
+    def _fall_back(self, flight: Flight) -> None:
+        """Load from object storage what another member did not give."""
+        flight.peer = None
+        if not flight.cached:
+            with self._lock:
+                self._fallbacks += 1
+        if flight.is_whole:
+            flight.claim = flight.claim or FREE
+            self._load_later([flight])
+        else:
+            self._pass_on(self._get_range(flight), flight)
+
+    def _pass_on(self, coming: Future[bytes], flight: Flight) -> None:
+        """Let a flight end as a request to object storage does."""
+
+        def end(done: Future[bytes]) -> None:
+            error = done.exception()
+            if error is None:
+                flight.future.set_result(done.result())
+            else:
+                flight.future.set_exception(error)
+
+        coming.add_done_callback(end)
 
     def _claim(self, flight: Flight) -> bool:
         """Claim a load, if no other process has; True when the block is here by now."""
@@ -307,7 +392,7 @@ class Blocks:
             self._node_shared += 1
             self._node_shared_at_s = time.monotonic()
         flight.keeping = flight.kept = True
-        _release(flight)
+        flight.release()
         flight.future.set_result(view.obj)
         return True
 
@@ -327,7 +412,7 @@ class Blocks:
             if flight.claim is not None:
                 # Its process gave up, died, or could not keep it. Nor could we, perhaps: with
                 # the claim those who wait would load one after the other, each for himself.
-                _release(flight)
+                flight.release()
                 return False
             now_s = time.monotonic()
             if (
@@ -337,13 +422,22 @@ class Blocks:
                 return False
             pause_s = min(pause_s * 1.5, pause_max_s)
 
+    def _fail(self, flight: Flight, error: BaseException) -> None:
+        self._land(flight)
+        if not flight.future.done():
+            flight.future.set_exception(error)
+
     def _land(self, flight: Flight) -> None:
-        _release(flight)
+        flight.release()
+        if not flight.is_whole:
+            return
         with self._lock:
             if self._flights.get(flight.key) is flight:
                 del self._flights[flight.key]
+            if flight.counted:
+                flight.counted = False
                 self.loading_bytes -= flight.key.length
-            self._touched.pop(flight.key, None)
+        self.touches.landed(flight.key)
 
     # ------------------------------------------------------------------ storing
 
@@ -356,6 +450,12 @@ class Blocks:
             self._uploads += 1
             self._uploaded_bytes += key.length
         return self._run(self._store.put(self._name(key), body))
+
+    def keep_uploaded(self, key: BlockKey, body: Buffer) -> None:
+        """Put a block that is stored now into the tiers, and with its owner if that is wished."""
+        self.tiers.put(key, memoryview(body))
+        if self._fills and self._fetching is not None and (owner := self._owner(key)) is not None:
+            self._fetching.share(owner, key, body)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Start a request to object storage; an inline store has answered when this returns."""
@@ -409,17 +509,14 @@ class Blocks:
             self._uploads,
             self._uploaded_bytes,
             self._deleted,
+            self._peer_blocks,
+            self._peer_bytes,
+            self._fallbacks,
         )
 
-
-def _remember(blocks: OrderedDict[BlockKey, T], key: BlockKey, value: T) -> None:
-    blocks[key] = value
-    blocks.move_to_end(key)
-    if len(blocks) > _TOUCHED_MAX:
-        blocks.popitem(last=False)
-
-
-def _release(flight: Flight) -> None:
-    claim, flight.claim = flight.claim, None
-    if claim is not None:
-        claim.release()
+    def close(self) -> None:
+        """Stop our own threads, and leave the group."""
+        if self._fetching is not None:
+            self._fetching.close()
+        if self.group is not None:
+            self.group.close()

@@ -32,8 +32,8 @@ from juicecache.model.slices import (
     plan_compaction,
     visible,
 )
-from juicecache.volume.blocks import Flight
 from juicecache.volume.cleaning import delete_slices, run_later
+from juicecache.volume.flight import Flight
 from juicecache.volume.parts import Parts
 from juicecache.volume.writer import SliceWriter, Uploads
 
@@ -178,7 +178,9 @@ def _content(parts: Parts, plan: CompactionPlan) -> Iterator[memoryview | bytes]
                 at = _end(waiting.popleft()[0])
             key = parts.layout.block_key(span.slice_id, span.number, span.slice_size)
             kept = parts.tiers.get(key, span.start, span.stop)
-            waiting.append((span, parts.blocks.begin((key,))[0] if kept is None else kept))
+            waiting.append(
+                (span, parts.blocks.begin((key,), ahead=True)[0] if kept is None else kept)
+            )
         while waiting:
             yield from _piece(parts, at, *waiting[0])
             at = _end(waiting.popleft()[0])

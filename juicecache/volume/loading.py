@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeAlias
 
 from juicecache.model.layout import BlockKey, BlockSpan
-from juicecache.volume.blocks import Flight
+from juicecache.volume.flight import Flight
 from juicecache.volume.parts import Parts
 
 if TYPE_CHECKING:
@@ -35,13 +34,13 @@ def wants_block(parts: Parts, key: BlockKey, wants: Sequence[Want]) -> bool:
     Where something is kept, a second touch loads the block; so does the first, when a whole
     file is read that shares its block with others (packed files): who reads one such file
     will read its neighbours, and one request then brings some forty files of 100 KiB. Blocks
-    that do not stay for the neighbours are an exception: see `Blocks.pays_whole`.
+    that do not stay for the neighbours are an exception: see `Touches.pays_whole`.
     """
     missed_bytes = sum(span.stop - span.start for _, _, span in wants)
     if (
-        not parts.blocks.ranged
-        or key.length <= _WHOLE_BYTES
+        key.length <= _WHOLE_BYTES
         or missed_bytes * _RANGE_SHARE >= key.length
+        or not parts.blocks.is_ranged(key)
     ):
         return True
     # Where nothing is kept, the whole block would be thrown away again after each read.
@@ -49,7 +48,7 @@ def wants_block(parts: Parts, key: BlockKey, wants: Sequence[Want]) -> bool:
         return len(wants) > 1
     read = wants[0][0]
     likely = len(wants) > 1 or (read.is_whole_file and read.attr.length < key.length)
-    return parts.blocks.pays_whole(key, likely=likely)
+    return parts.blocks.touches.pays_whole(key, likely=likely)
 
 
 class Gathering:
@@ -65,7 +64,7 @@ class Gathering:
         self._whole = whole
         self._waiting: dict[BlockKey, list[Want]] = {}
         self._queue: deque[BlockKey] = deque()
-        self._window: deque[tuple[Sequence[Want], Flight | Future[bytes]]] = deque()
+        self._window: deque[tuple[Sequence[Want], Flight]] = deque()
 
     def add(self, read: RangeRead) -> None:
         """Take over what a read misses."""
@@ -96,9 +95,7 @@ class Gathering:
                 self._window.popleft()
         finally:
             # After an interrupt what is on its way is dropped.
-            self._parts.blocks.abandon(
-                coming for _, coming in self._window if isinstance(coming, Flight)
-            )
+            self._parts.blocks.abandon(flight for _, flight in self._window)
 
     def _has_room(self) -> bool:
         return not self._window or (
@@ -116,28 +113,28 @@ class Gathering:
         wants = self._waiting[key]
         while wants and self._has_room():
             want = wants.pop(0)
-            coming = self._parts.blocks.begin_range(key, want[2].start, want[2].stop)
-            self._window.append(((want,), coming))
+            _, _, span = want
+            flight = self._parts.blocks.begin_range(
+                key, span.start, span.stop, ahead=bool(self._window)
+            )
+            self._window.append(((want,), flight))
         if wants:
             self._queue.appendleft(key)
 
     def _load(self, key: BlockKey) -> None:
         # Not a copy: reads that are added late share it.
-        self._window.append((self._waiting[key], self._parts.blocks.begin((key,))[0]))
+        (flight,) = self._parts.blocks.begin((key,), ahead=bool(self._window))
+        self._window.append((self._waiting[key], flight))
 
-    def _take(self, wants: Sequence[Want], coming: Flight | Future[bytes]) -> None:
+    def _take(self, wants: Sequence[Want], flight: Flight) -> None:
         try:
-            if isinstance(coming, Flight):
-                body = memoryview(self._parts.blocks.settle(coming))
-                first = 0
-            else:
-                body, first = memoryview(coming.result()), wants[0][2].start
+            body = memoryview(self._parts.blocks.settle(flight))
         except Exception:
             for read, number, _ in wants:
-                read.expect(number, coming)  # whose failure it meets again
+                read.expect(number, flight)  # whose failure it meets again
             return
         for read, number, span in wants:
-            read.place(number, body[span.start - first : span.stop - first])
+            read.place(number, body[span.start - flight.start : span.stop - flight.start])
 
 
 def load_missing(parts: Parts, reads: Iterable[RangeRead], *, whole: bool = False) -> None:

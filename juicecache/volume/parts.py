@@ -29,6 +29,7 @@ from juicecache.objects.build import StoreConfig, open_store
 from juicecache.objects.store import ObjectStore
 from juicecache.runtime import BoundedExecutor, start
 from juicecache.volume.blocks import Blocks
+from juicecache.volume.cache_group import Directory, Serving, build_group
 from juicecache.volume.tiers import build_tiers
 
 _CLEANERS = 2
@@ -46,6 +47,8 @@ class Parts:
     store: ObjectStore
     tiers: TierStack
     blocks: Blocks
+    directory: Directory | None
+    serving: Serving | None
     upload_slots: threading.BoundedSemaphore
     cleaners: BoundedExecutor
     pid: int = field(default_factory=os.getpid)
@@ -57,6 +60,11 @@ class Parts:
         for future in tuple(self.cleaning):
             future.exception()
         self.cleaners.close()
+        if self.serving is not None:
+            self.serving.close()
+        self.blocks.close()
+        if self.directory is not None:
+            self.directory.close()
         self.tiers.close()
         start(self.store.aclose(), inline=self.store.inline).result()
         if engine:
@@ -127,7 +135,10 @@ def build_parts(
     wrap_store: Callable[[ObjectStore], ObjectStore] | None = None,
     ancestor: Parts | None = None,
 ) -> Parts:
-    """Open every part of a volume. Starts no thread and makes no request to object storage.
+    """Open every part of a volume. Makes no request to object storage.
+
+    Starts no thread, unless the options make this process a member of a cache group. One that
+    was forked is none, whatever they say: its parent is.
 
     Parameters
     ----------
@@ -158,6 +169,18 @@ def build_parts(
         if options.subdir and ancestor is None:
             _check_subdir(service, options.subdir)
         tiers = build_tiers(options) if ancestor is None else ancestor.tiers
+        directory = Directory(options, engine, setting.uuid) if options.cache_group else None
+        group = None if directory is None else build_group(options, directory)
+        blocks = Blocks(layout, store, tiers, group, fills_group=options.fill_group_cache)
+        serving = None
+        if group is not None and not options.no_sharing and ancestor is None:
+            assert directory is not None
+            try:
+                serving = Serving(options, directory, blocks, group)
+            except JuicecacheError:
+                blocks.close()
+                tiers.close()
+                raise
     except JuicecacheError:
         if engine is not meta:
             engine.close()
@@ -175,7 +198,9 @@ def build_parts(
         layout,
         store,
         tiers,
-        Blocks(layout, store, tiers),
+        blocks,
+        directory,
+        serving,
         threading.BoundedSemaphore(slots),
         BoundedExecutor(_CLEANERS, "juicecache-clean"),
     )

@@ -10,14 +10,13 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 
 from juicecache.cache.tier import as_bytes
 from juicecache.errors import CorruptBlockError, IsDirectoryError, ObjectNotFoundError
 from juicecache.model.attr import Attr, NodeType
 from juicecache.model.layout import CHUNK_BYTES, BlockKey, BlockSpan, spans
 from juicecache.model.slices import Extent
-from juicecache.volume.blocks import Flight
+from juicecache.volume.flight import Flight
 from juicecache.volume.loading import Gathering, load_missing
 from juicecache.volume.parts import Parts
 
@@ -64,7 +63,7 @@ class RangeRead:
         self.stop = stop
         self._spans: list[tuple[BlockKey, BlockSpan]] = []
         self._missing: dict[int, None] = {}  # a set that keeps its order
-        self._arriving: dict[int, Flight | Future[bytes]] = {}
+        self._arriving: dict[int, Flight] = {}
         self._view: memoryview | None = None
         self._target = target
         self._space: io.BytesIO | None = None
@@ -125,9 +124,9 @@ class RangeRead:
         self._place(number, content)
         del self._missing[number]
 
-    def expect(self, number: int, coming: Flight | Future[bytes]) -> None:
+    def expect(self, number: int, flight: Flight) -> None:
         """Take the missing part ``number`` from a load, or a fetched range, under way."""
-        self._arriving[number] = coming
+        self._arriving[number] = flight
 
     def begin_ahead(self) -> bool:
         """Start loading blocks that no tier has, without reading the others yet.
@@ -136,7 +135,8 @@ class RangeRead:
         """
         tiers = self._parts.tiers
         absent = [number for number, (key, _) in enumerate(self._spans) if not tiers.where(key)]
-        flights = self._parts.blocks.begin(self._spans[number][0] for number in absent)
+        keys = [self._spans[number][0] for number in absent]
+        flights = self._parts.blocks.begin(keys, ahead=True)
         self._arriving.update(zip(absent, flights, strict=True))
         return bool(absent)
 
@@ -199,7 +199,7 @@ class RangeRead:
 
     def abandon(self) -> None:
         """Stop caring for what is on its way."""
-        self._parts.blocks.abandon(f for f in self._arriving.values() if isinstance(f, Flight))
+        self._parts.blocks.abandon(self._arriving.values())
         self._arriving = {}
 
     def _is_one_part(self) -> bool:
@@ -233,8 +233,6 @@ class RangeRead:
     def _content(self, number: int) -> memoryview:
         key, span = self._spans[number]
         flight = self._arriving.get(number)
-        if isinstance(flight, Future):
-            return memoryview(flight.result())
         if flight is None:
             # Left to the tiers when it was begun; evicted since, unless they have it now.
             kept = self._parts.tiers.get(key, span.start, span.stop)
@@ -243,7 +241,7 @@ class RangeRead:
             flight = self._parts.blocks.begin((key,))[0]
         body = memoryview(self._parts.blocks.settle(flight))
         self._arriving.pop(number, None)  # not before: an interrupt abandons what is in there
-        return body[span.start : span.stop]
+        return body[span.start - flight.start : span.stop - flight.start]
 
     def _add_spans(self, index: int, extents: list[Extent]) -> None:
         layout = self._parts.layout

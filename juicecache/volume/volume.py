@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -241,7 +242,9 @@ class Volume:
         """Carry the address and the options to another process."""
         if not isinstance(self._meta, str):
             raise TypeError(f"{self!r} cannot be pickled: its metadata lives in this process")
-        return Volume, (self._meta, self.options, self._wrap_store)
+        # Who is given work reads from the group; to be a member of it is for who was told so.
+        options = replace(self.options, no_sharing=bool(self.options.cache_group))
+        return Volume, (self._meta, options, self._wrap_store)
 
     def __repr__(self) -> str:
         address = mask_url(self._meta) if isinstance(self._meta, str) else self._meta.describe()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from juicecache.cache.stack import TierStack
 from juicecache.errors import JuicecacheError
 from juicecache.model.layout import BlockKey
-from juicecache.volume.blocks import Flight
+from juicecache.volume.flight import Flight
 from juicecache.volume.insight import file_blocks
 from juicecache.volume.parts import Parts
 
@@ -144,7 +144,7 @@ def _visit(
         or parts.blocks.loading_bytes >= parts.options.buffer_size_bytes
     ):
         report = _take(parts, window.popleft(), seen, report)
-    window.extend(parts.blocks.begin((key,)))
+    window.extend(parts.blocks.begin((key,), ahead=True))
     return report
 
 

@@ -146,7 +146,7 @@ class Uploads:
                 self._doubtful.append(key)
                 continue
             # A copy for the next reader, and no reference to the writer's buffer afterwards.
-            self._parts.tiers.put(key, memoryview(body))
+            self._parts.blocks.keep_uploaded(key, body)
             if not self.stored:
                 self._first_stored_s = time.monotonic()
             self.stored.append(key)

@@ -254,7 +254,8 @@ def test_ranges_and_tiers_that_nobody_shares_claim_nothing(node, site):
     assert flight.claim in (FREE, None)
     assert alone.parts().blocks.settle(flight) == node.files["/a"][: site.block]
     sharing = site.open(cache_dir=str(node.cache), looped=True)
-    sharing.parts().blocks.begin_range(key_of(sharing), 0, 10).result()
+    blocks = sharing.parts().blocks
+    blocks.settle(blocks.begin_range(key_of(sharing), 0, 10))
     assert not list(node.cache.rglob(".loading"))
 
 

@@ -360,8 +360,8 @@ def test_a_bulk_read_holds_no_more_than_the_buffer(big_site):
     seen = []
     begin = blocks.begin
 
-    def watched(keys):
-        flights = begin(keys)
+    def watched(keys, *, ahead=False):
+        flights = begin(keys, ahead=ahead)
         seen.append(blocks.loading_bytes)
         return flights
 

@@ -28,8 +28,8 @@ from juicecache.meta.engine import (
     Write,
 )
 from juicecache.meta.rows import (
+    ALL_TABLES,
     SETTING,
-    TABLES,
     Chunk,
     Counter,
     Edge,
@@ -73,6 +73,10 @@ class MemoryEngine(Engine):
 
     def prepare(self) -> None:
         """Do nothing: the tables are always there."""
+
+    def prepare_own(self) -> None:
+        """Let our own tables be there."""
+        self._rows.has_own_tables = True
 
     def setting(self) -> str | None:
         """Return the text of the setting record; None before `put_setting`."""
@@ -121,17 +125,18 @@ class _Rows:
     """All tables: {row class: {partition: rows}}, and the entries of each inode."""
 
     def __init__(self) -> None:
-        self.tables: dict[type, dict[Key, _Partition]] = {table: {} for table in TABLES}
+        self.tables: dict[type, dict[Key, _Partition]] = {table: {} for table in ALL_TABLES}
         self.links: dict[int, dict[int, int]] = {}
+        self.has_own_tables = False
 
     def get(self, table: type, key: Key) -> Row | None:
-        partition = self.tables[table].get(key[: TABLES[table].partition])
+        partition = self.tables[table].get(key[: ALL_TABLES[table].partition])
         return None if partition is None else partition.rows.get(key)
 
     def scan(self, table: type, prefix: Key, after: Key | None) -> Iterator[Row]:
         partitions = self.tables[table]
         behind = None if after is None else (*prefix, *after)
-        if len(prefix) == TABLES[table].partition:
+        if len(prefix) == ALL_TABLES[table].partition:
             if prefix in partitions:
                 yield from partitions[prefix].behind(behind)
             return
@@ -141,7 +146,7 @@ class _Rows:
 
     def replace(self, table: type, key: Key, row: Row | None) -> Row | None:
         """Store ``row`` under ``key``, or remove it with None; return what stood there."""
-        name = key[: TABLES[table].partition]
+        name = key[: ALL_TABLES[table].partition]
         partition = self.tables[table].get(name)
         old = None if partition is None else partition.rows.get(key)
         if row is not None:
@@ -244,6 +249,9 @@ class _MemoryTransaction(Transaction):
         limit: int | None = None,
     ) -> Iterator[RowT]:
         return cast("Iterator[RowT]", islice(self._rows.scan(table, partition, after), limit))
+
+    def has_own_tables(self) -> bool:
+        return self._rows.has_own_tables
 
     def lookup(self, parent: int, name: bytes) -> Attr | None:
         edge = self.get(Edge, parent, name)

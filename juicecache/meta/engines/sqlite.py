@@ -44,7 +44,7 @@ from juicecache.meta.engine import (
 )
 from juicecache.meta.engines.sqlite_file import BUSY_TIMEOUT_S, Connections, DatabaseFile
 from juicecache.meta.engines.sqlite_schema import ADDED_COLUMNS, Statements, attr_of
-from juicecache.meta.rows import SETTING, TABLES, Counter, Record
+from juicecache.meta.rows import ALL_TABLES, OWN_TABLES, SETTING, Counter, Record
 from juicecache.model.attr import Attr
 
 T = TypeVar("T")
@@ -136,6 +136,11 @@ class SqliteEngine(Engine):
         self._refuse_read_only()
         self._file.create()
         self.retried(lambda: self._exclusively(self._create_tables))
+
+    def prepare_own(self) -> None:
+        """Create our own tables in a volume that is there; see `Engine.prepare_own`."""
+        self._refuse_read_only()
+        self.retried(lambda: self._exclusively(self._create_own_tables))
 
     def setting(self) -> str | None:
         """Return the text of the setting record; None where the tables or the record are missing.
@@ -282,6 +287,12 @@ class SqliteEngine(Engine):
             connection.execute(f"ALTER TABLE `{node}` ADD `{column}` INTEGER NULL")
         self._commit(connection)
 
+    def _create_own_tables(self, connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        for text in self._sql.own_creation:
+            connection.execute(text)
+        self._commit(connection)
+
     # Errors.
 
     def _refuse_read_only(self) -> None:
@@ -349,10 +360,13 @@ class _SqliteTransaction(Transaction):
         limit: int | None = None,
     ) -> Iterator[RowT]:
         statements = self._sql.tables[table]
-        assert len(partition) in (0, TABLES[table].partition), partition
+        assert len(partition) in (0, ALL_TABLES[table].partition), partition
         text = statements.scan(len(partition), behind=after is not None)
         rows = self._scan(text, (*partition, *(after or ()), -1 if limit is None else limit))
         return cast("Iterator[RowT]", map(statements.make, rows))
+
+    def has_own_tables(self) -> bool:
+        return all(_columns(self.connection, self._sql.tables[table].name) for table in OWN_TABLES)
 
     def lookup(self, parent: int, name: bytes) -> Attr | None:
         row = self.connection.execute(self._sql.lookup, (parent, name)).fetchone()

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from juicecache.errors import VolumeFormatError
 from juicecache.meta.engine import BULK_RECORDS_BYTES
 from juicecache.meta.rows import (
-    TABLES,
+    ALL_TABLES,
+    OWN_TABLES,
     Chunk,
     Counter,
     DelayedSlices,
@@ -23,6 +24,8 @@ from juicecache.meta.rows import (
     DirStats,
     Edge,
     Flock,
+    GroupMember,
+    GroupSecret,
     Plock,
     Record,
     Row,
@@ -76,7 +79,20 @@ TABLE_COLUMNS = {
 }
 """Columns of each table of the format; tables are named without their prefix."""
 
-_PRIMARY_KEYS = {"user_group_quota": "`qtype`,`qkey`"}
+OWN_TABLE_COLUMNS = {
+    "member": "name TEXT, member TEXT, expire INT, info BLOB",
+    "group": "name NAME, secret BLOB",
+}
+"""Columns of the tables that are not the format's: see ``rows.OWN_TABLES``."""
+
+OWN_PREFIX = "juicecache_"
+"""In front of the volume's own prefix: the official client takes any table behind that for the
+rest of a volume, and would not load a dump into a database with one."""
+
+_PRIMARY_KEYS = {
+    "user_group_quota": "`qtype`,`qkey`",
+    "member": "`name`,`member`",
+}
 
 INDEXES = {
     ("edge", "UQE", "edge"): "`parent`,`name`",
@@ -135,6 +151,8 @@ _MAPPINGS: dict[type, Mapping] = {
     DetachedNode: Mapping("detached_node", ("inode", "added")),
     Flock: Mapping("flock", ("inode", "sid", "owner", "ltype")),
     Plock: Mapping("plock", ("inode", "sid", "owner", "records:blob")),
+    GroupMember: Mapping("member", ("name", "member", "expire", "info")),
+    GroupSecret: Mapping("group", ("name", "secret")),
 }
 
 
@@ -172,7 +190,7 @@ class TableStatements:
         )
         self.name = prefix + mapping.table
         self._columns = dict(zip(fields, mapping.columns, strict=True))
-        self._keys = [_name(self._columns[field]) for field in TABLES[row_class].key]
+        self._keys = [_name(self._columns[field]) for field in ALL_TABLES[row_class].key]
         self._changes: dict[tuple[str, tuple[str, ...]], str] = {}
         match = " AND ".join(f"{column} = ?{at}" for at, column in enumerate(self._keys, 1))
         self._match = match
@@ -188,7 +206,7 @@ class TableStatements:
         self.put = f"{self.insert} ON CONFLICT ({', '.join(self._keys)}) DO {action}"
         self._scans = {
             (count, behind): self._scan_text(count, behind=behind)
-            for count in (0, TABLES[row_class].partition)
+            for count in (0, ALL_TABLES[row_class].partition)
             for behind in (False, True)
         }
 
@@ -261,7 +279,11 @@ class Statements:
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
-        tables = {table: TableStatements(table, prefix) for table in _MAPPINGS}
+        own_prefix = OWN_PREFIX + prefix
+        tables = {
+            table: TableStatements(table, own_prefix if table in OWN_TABLES else prefix)
+            for table in _MAPPINGS
+        }
         self.tables: dict[type, TableStatements] = tables
         edge, node, chunk = (tables[row].name for row in (Edge, Attr, Chunk))
         counter, reference = tables[Counter].name, tables[SliceRef].name
@@ -304,6 +326,7 @@ class Statements:
             f" `{kind}_{prefix}{table}_{name}` ON `{prefix}{table}` ({columns})"
             for (table, kind, name), columns in INDEXES.items()
         ]
+        self.own_creation = [_table_text(own_prefix, table) for table in OWN_TABLE_COLUMNS]
 
     def find(self, depth: int) -> str:
         """Return the look-up of a path of ``depth`` names, whose parameters they are, in order."""
@@ -325,11 +348,11 @@ class Statements:
 
 
 def _table_text(prefix: str, table: str) -> str:
-    """Return the definition of a table, letter by letter that of the official client.
+    """Return the definition of a table; of the format's, letter by letter the official client's.
 
     It reads the text of definitions back to decide what an upgrade has to add.
     """
-    columns = [column.split() for column in TABLE_COLUMNS[table].split(",")]
+    columns = [column.split() for column in (TABLE_COLUMNS | OWN_TABLE_COLUMNS)[table].split(",")]
     parts = [f"`{name}` {_TYPES[kind]}" for name, kind in columns]
     if table in _PRIMARY_KEYS:
         parts.append(f"PRIMARY KEY ( {_PRIMARY_KEYS[table]} )")

@@ -1,0 +1,288 @@
+"""The part of this process in a cache group: it finds the others, and is one if it shares.
+
+Members enter themselves into the volume's metadata at every heartbeat, unless their addresses
+are given. The group's secret is in the metadata, too, unless it is given: so whoever may read
+the metadata may read from the group, and needs no right to write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import ssl
+import time
+from typing import Any
+
+from juicecache.cache.stack import TierStack
+from juicecache.config import VolumeOptions
+from juicecache.errors import (
+    ConfigError,
+    MetaError,
+    PeerProtocolError,
+    ReadOnlyVolumeError,
+)
+from juicecache.meta.engine import Engine
+from juicecache.meta.membership import Membership
+from juicecache.peers.group import Group
+from juicecache.peers.handshake import Terms
+from juicecache.peers.link import Dialing
+from juicecache.peers.members import AddressBook, Member, resolve
+from juicecache.peers.server import PeerServer, ServerStats
+from juicecache.volume.blocks import Blocks
+from juicecache.volume.serving import BACKUP_S, BlockSource
+
+_MIB = 1 << 20
+_LEAVING_HEARTBEATS = 1.2
+"""After so many every client has read the list without us, if its heartbeat is ours."""
+
+_DRAIN_LOOK_S = 0.1
+
+logger = logging.getLogger("juicecache")
+
+
+class Directory:
+    """Where a client finds the members of its group, and what it shows them.
+
+    Parameters
+    ----------
+    volume
+        The namespace of the blocks.
+    """
+
+    def __init__(self, options: VolumeOptions, engine: Engine, volume: str) -> None:
+        self._options = options
+        self._volume = volume
+        self._tls = client_tls(options)
+        self.rows = Membership(engine, options.cache_group, options.heartbeat_s)
+        self._secret = options.group_secret.encode()
+        self._book: AddressBook | None = None
+
+    def members(self) -> list[Member]:
+        """Return the members that are there; none as long as nobody ever made a secret."""
+        if not self.secret():
+            return []
+        places = self._options.group_members
+        if places is None:
+            return self._entered()
+        if self._book is None:
+            service = places.service
+            look = (lambda: places.addresses) if service is None else lambda: resolve(*service)
+            self._book = AddressBook(look, self.dialing())
+        return self._book.members()
+
+    def _entered(self) -> list[Member]:
+        found = []
+        for row in self.rows.members():
+            try:
+                found.append(Member.parse(json.loads(row.info)))
+            except (ValueError, PeerProtocolError):
+                logger.warning(
+                    "cache group %s: the entry of member %r is damaged", row.group, row.member
+                )
+        return found
+
+    def secret(self, *, create: bool = False) -> bytes:
+        """Return the group's secret; empty where there is none yet."""
+        if not self._secret:
+            self._secret = self.rows.secret(create=create) or b""
+        return self._secret
+
+    def dialing(self) -> Dialing:
+        """Return how members are reached."""
+        return Dialing(self.terms(), self._options.remote_timeout_s, self._tls)
+
+    def terms(self) -> Terms:
+        """Return what connections of this group are for."""
+        return Terms(self._volume, self._options.cache_group, self.secret())
+
+    def close(self) -> None:
+        """Close the connections. Safe to call twice."""
+        if self._book is not None:
+            self._book.close()
+
+
+def build_group(options: VolumeOptions, directory: Directory) -> Group:
+    """Return the group as a client sees it; nothing is asked of anybody yet."""
+    return Group(
+        options.cache_group,
+        directory.members,
+        directory.dialing,
+        size_min=options.cache_group_size,
+        heartbeat_s=options.heartbeat_s,
+    )
+
+
+class Serving:
+    """What makes this process a member: its server, and its entry in the metadata.
+
+    Parameters
+    ----------
+    blocks
+        What is served.
+
+    Raises
+    ------
+    ConfigError
+        It cannot listen, or cannot enter itself into the metadata.
+    """
+
+    def __init__(
+        self, options: VolumeOptions, directory: Directory, blocks: Blocks, group: Group
+    ) -> None:
+        self._options = options
+        self._directory = directory
+        self._group = group
+        self._weight = _weight(options, blocks.tiers)
+        self._left = False
+        self._is_entered = options.group_members is None
+        host = options.group_ip or own_address()
+        self._make_secret()
+        self._source = BlockSource(
+            blocks,
+            group,
+            self.about,
+            loading_bytes_max=options.buffer_size_bytes,
+            backup_until_s=time.monotonic() + BACKUP_S if options.group_backup else 0.0,
+        )
+        self._member = Member("", (host, options.group_port), self._weight, options.group_backup)
+        self._server = PeerServer(
+            (host, options.group_port),
+            directory.terms(),
+            self._source,
+            self.about,
+            tls=server_tls(options),
+        )
+        self._server.start()
+        port = self._server.address[1]
+        self._member = self._member._replace(
+            name=f"{socket.gethostname()}:{port}", address=(host, port)
+        )
+        try:
+            self._renew()
+        except MetaError:
+            self._server.close()
+            self._source.close()
+            raise
+        group.join(self._member.name, self._renew)
+
+    def _make_secret(self) -> None:
+        try:
+            if not self._directory.secret(create=self._is_entered):
+                raise ConfigError(
+                    f"cache group {self._options.cache_group}: there is no secret yet; with "
+                    "group_members give it as JUICECACHE_GROUP_SECRET"
+                )
+        except ReadOnlyVolumeError as error:
+            raise ConfigError(
+                f"cache group {self._options.cache_group}: a member enters itself into the "
+                "metadata, which cannot be written here; with no_sharing this client only reads, "
+                "with group_members and JUICECACHE_GROUP_SECRET it needs no entry"
+            ) from error
+
+    # ------------------------------------------------------------------ what we are
+
+    @property
+    def name(self) -> str:
+        """Our name in the group."""
+        return self._member.name
+
+    @property
+    def member(self) -> Member:
+        """What we are now."""
+        return self._member._replace(
+            weight=0 if self._left else self._weight, backup=self._source.is_backed_up
+        )
+
+    def about(self) -> dict[str, Any]:
+        """Return what others learn of us."""
+        return {**self.member.about(), "pid": os.getpid()}
+
+    def _renew(self) -> None:
+        if self._is_entered and not self._left:
+            self._directory.rows.renew(self.name, json.dumps(self.about()).encode())
+
+    # ------------------------------------------------------------------ the end
+
+    def leave(self) -> None:
+        """Give up our part of the blocks; who does not know yet is still served."""
+        self._left = True
+        if self._is_entered:
+            self._directory.rows.leave(self.name)
+
+    def drain(self, timeout_s: float) -> None:
+        """Leave, serve until the others know, then take nobody new and end what is under way.
+
+        Returns earlier when nobody is connected any more, and after ``timeout_s`` at the latest.
+        """
+        end_s = time.monotonic() + timeout_s
+        with contextlib.suppress(MetaError):  # then our entry ends by itself
+            self.leave()
+        until_s = min(end_s, time.monotonic() + _LEAVING_HEARTBEATS * self._options.heartbeat_s)
+        while time.monotonic() < until_s and self._server.stats().connections:
+            time.sleep(_DRAIN_LOOK_S)
+        self._server.drain(max(0.0, end_s - time.monotonic()))
+
+    def stats(self) -> ServerStats:
+        """Return the counters of the server."""
+        return self._server.stats()
+
+    def close(self) -> None:
+        """Leave and stop serving. Safe to call twice."""
+        with contextlib.suppress(MetaError):
+            if not self._left:
+                self.leave()
+        self._server.close()
+        self._source.close()
+
+
+def own_address() -> str:
+    """Return the address of this host in the network of its default route; else the loopback's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # reserved for examples; a UDP socket sends nothing
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def _weight(options: VolumeOptions, tiers: TierStack) -> int:
+    if options.group_weight is not None:
+        return options.group_weight
+    return sum(tier.capacity_bytes for tier in tiers.stats()) // _MIB
+
+
+def client_tls(options: VolumeOptions) -> ssl.SSLContext | None:
+    """Return how to wrap connections to members; None without certificates.
+
+    Members are known by who signed their certificate, not by a host name: pods come and go.
+    """
+    return _tls(options, ssl.PROTOCOL_TLS_CLIENT)
+
+
+def server_tls(options: VolumeOptions) -> ssl.SSLContext | None:
+    """Return how to wrap connections of callers, who must have a certificate, too."""
+    return _tls(options, ssl.PROTOCOL_TLS_SERVER)
+
+
+def _tls(options: VolumeOptions, protocol: int) -> ssl.SSLContext | None:
+    if not options.cert_file:
+        return None
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        context.load_cert_chain(options.cert_file, options.key_file, password=_no_password)
+        context.load_verify_locations(options.ca_file or options.cert_file)
+    except (OSError, ssl.SSLError, ValueError) as error:
+        raise ConfigError(
+            f"options cert_file, key_file and ca_file cannot be used: {error}"
+        ) from error
+    return context
+
+
+def _no_password() -> str:
+    raise ConfigError("option key_file: an encrypted key is not taken; decrypt it first")

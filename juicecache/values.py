@@ -233,15 +233,22 @@ class MemberPlaces(NamedTuple):
     service: tuple[str, int] | None = None
 
 
-_GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_GROUP_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PORT_MAX = (1 << 16) - 1
 _DNS = "dns:"
 
 
-def _parse_group(value: object) -> str:
+def parse_group(value: object) -> str:
+    """Return the name of a cache group, or nothing.
+
+    Raises
+    ------
+    ValueError
+        No group may be called so.
+    """
     text = _parse_text(value)
     if text and not _GROUP_NAME.fullmatch(text):
-        raise ValueError("a name of at most 64 letters, digits, '.', '_' and '-'")
+        raise ValueError("a name of 1 to 64 letters, digits, '.', '_' and '-'")
     return text
 
 
@@ -286,7 +293,7 @@ KINDS: Mapping[str, Callable[[object], Any]] = {
     "secret": _parse_text,
     "folders": _parse_folders,
     "tiers": _parse_tiers,
-    "group": _parse_group,
+    "group": parse_group,
     "weight": _parse_weight,
     "members": _parse_members,
 }

@@ -470,3 +470,58 @@ def test_importing_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["a" * 65, "a b", "a/b", "caf\u00e9", "a\n", "a\x00"])
+def test_a_group_cannot_be_called_so(name: str) -> None:
+    with pytest.raises(ConfigError, match="cache_group"):
+        VolumeOptions.from_options({"cache_group": name})
+
+
+@pytest.mark.parametrize("name", ["a", "Zone-1.b_c", "a" * 64])
+def test_a_group_can_be_called_so(name: str) -> None:
+    assert VolumeOptions.from_options({"cache_group": name}).cache_group == name
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses", "service"),
+    [
+        ("10.0.0.1:9566", (("10.0.0.1", 9566),), None),
+        ("a:1, b:2,a:1", (("a", 1), ("b", 2)), None),
+        ("[fd00::1]:80", (("fd00::1", 80),), None),
+        ("dns:workers.default.svc:9566", (), ("workers.default.svc", 9566)),
+    ],
+)
+def test_members_are_addresses_or_a_name(text: str, addresses: object, service: object) -> None:
+    options = VolumeOptions.from_options({"cache_group": "g", "group_members": text})
+    assert options.group_members == (addresses, service)
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a:", ":1", "a:0", "a:65536", "a:1,,b:2", "dns:a", "a:\u0661"]
+)
+def test_other_members_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="group_members"):
+        VolumeOptions.from_options({"cache_group": "g", "group_members": text})
+
+
+def test_options_of_a_group_need_each_other() -> None:
+    for options in (
+        {"group_weight": 1},
+        {"group_members": "a:1"},
+        {"cert_file": "a"},
+        {"key_file": "a"},
+        {"ca_file": "a"},
+    ):
+        with pytest.raises(ConfigError, match=f"option.*{next(iter(options))}"):
+            VolumeOptions.from_options(options)
+    assert VolumeOptions.from_options({"cache_group": "g", "group_weight": 0}).group_weight == 0
+    assert VolumeOptions.from_options({"cache_group": "g"}).group_weight is None
+
+
+def test_the_secret_of_a_group_comes_from_the_environment_and_is_not_shown() -> None:
+    environ = {"JUICECACHE_GROUP_SECRET": "hush"}
+    options = VolumeOptions.from_options({"cache_group": "g"}, environ)
+    assert options.group_secret == "hush"
+    assert "hush" not in repr(options)
+    assert VolumeOptions.from_options({}, environ).group_secret == ""

@@ -9,7 +9,6 @@ races for it; it appears in no text.
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Callable
@@ -38,24 +37,7 @@ _FORGET_HEARTBEATS = 50
 """Rows of the dead are removed after so many more, ten minutes: not because of a wrong clock."""
 _FORGET_AT_ONCE = 100
 """Rows removed in one transaction: below a millisecond under the database's lock."""
-_GROUP_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SECOND_NS = 1_000_000_000
-
-
-def checked_group_name(name: str) -> str:
-    """Return ``name`` if a cache group may be called so.
-
-    Raises
-    ------
-    ConfigError
-        Names the option ``cache_group``.
-    """
-    if not _GROUP_NAME.fullmatch(name):
-        raise ConfigError(
-            f"option cache_group: {name!r} is not a name of 1 to 64 letters, digits, "
-            "'.', '_' and '-'"
-        )
-    return name
 
 
 class Membership:
@@ -64,16 +46,11 @@ class Membership:
     Parameters
     ----------
     group
-        The name of the group.
+        The name of the group; what it may be is said by the option ``cache_group``.
     heartbeat_s
         How often members call `renew`: all of a group must use the same.
     clock
         Returns nanoseconds since the epoch.
-
-    Raises
-    ------
-    ConfigError
-        The group cannot be called so.
     """
 
     def __init__(
@@ -83,7 +60,7 @@ class Membership:
         heartbeat_s: float,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        self.group = checked_group_name(group)
+        self.group = group
         self._engine = engine
         self._lifetime_ns = round(_HEARTBEATS * heartbeat_s * _SECOND_NS)
         self._forget_s = round(_FORGET_HEARTBEATS * heartbeat_s)

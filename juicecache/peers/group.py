@@ -12,6 +12,7 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from juicecache.errors import JuicecacheError
 from juicecache.forks import survive_fork
@@ -52,10 +53,12 @@ class _View:
         self.members = tuple(members)
         self.peers = peers
         self.ring = Ring({member.name: member.weight for member in members})
-        # Where a new member's blocks were before; other new ones do not have them either.
-        self.former = Ring(
-            {m.name: m.weight for m in members if not m.backup and m.name != me and m.weight}
-        )
+        self._me = me
+
+    @cached_property
+    def former(self) -> Ring:
+        """Where a new member's blocks were before it came; other new ones do not have them."""
+        return Ring({m.name: m.weight for m in self.members if not m.backup and m.name != self._me})
 
 
 class Group:

@@ -4,10 +4,11 @@
 
     client  HELLO      lowest and highest version, volume, group, nonce
     member  CHALLENGE  version, nonce
-    client  PROOF      HMAC-SHA256(secret, "client" and all of the above)
-    member  WELCOME    HMAC-SHA256(secret, "member" and all of the above), what it is
+    client  PROOF      HMAC-SHA256(key, "client" and all of the above)
+    member  WELCOME    HMAC-SHA256(key, "member", the same, what it is), what it is
     member  REFUSED    why, instead of its next frame
 
+The key is the SHA-256 of the secret: to HMAC alone, a secret with zeros behind it is the same.
 The nonces are fresh, so nothing that was heard once is of use again, and a member that does not
 know the secret is found out before anything it says is believed. What follows is neither
 encrypted nor signed: whoever can change packets on the way can take over a connection. Where
@@ -16,10 +17,11 @@ that matters, TLS goes around all of this.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgpack
 
@@ -67,7 +69,15 @@ class Caller:
         self._said = [*terms.versions, terms.volume, terms.group, nonce]
 
     def hello(self) -> bytes:
-        """Return the first frame."""
+        """Return the first frame.
+
+        Raises
+        ------
+        PeerDeniedError
+            There is no secret: anybody could prove that he knows as much.
+        """
+        if not self._terms.secret:
+            raise PeerDeniedError("there is no secret of the group yet")
         return frame(Kind.HELLO, self._said)
 
     def prove(self, challenge: Frame) -> bytes:
@@ -93,10 +103,10 @@ class Caller:
         PeerDeniedError, PeerProtocolError
         """
         proof, about = _expected(welcome, Kind.WELCOME, 2)
-        if not _is_proof(proof, _proof(self._terms.secret, "member", self._said)):
-            raise PeerDeniedError("it does not know the secret of the group")
-        if not isinstance(about, dict) or len(about) > _ABOUT_ITEMS_MAX:
+        if not _is_about(about):
             raise PeerProtocolError("its welcome does not have its form")
+        if not _is_proof(proof, _proof(self._terms.secret, "member", [*self._said, about])):
+            raise PeerDeniedError("it does not know the secret of the group")
         return about
 
 
@@ -133,7 +143,7 @@ class Doorkeeper:
         if not _is_proof(proof, _proof(self._terms.secret, "client", self._said)):
             raise PeerDeniedError("the secret of the group differs")
         self.is_open = True
-        ours = _proof(self._terms.secret, "member", self._said)
+        ours = _proof(self._terms.secret, "member", [*self._said, self._about])
         return frame(Kind.WELCOME, [ours, self._about])
 
     def _challenge(self, hello: list[Any]) -> bytes:
@@ -181,11 +191,19 @@ def _refused(header: Sequence[Any]) -> PeerError:
 
 
 def _proof(secret: bytes, role: str, said: list[Any]) -> bytes:
-    return hmac.digest(secret, msgpack.packb([role, *said]), "sha256")
+    return hmac.digest(hashlib.sha256(secret).digest(), msgpack.packb([role, *said]), "sha256")
 
 
 def _is_proof(given: Any, right: bytes) -> bool:
     return isinstance(given, bytes) and hmac.compare_digest(given, right)
+
+
+def _is_about(value: Any) -> TypeGuard[dict[str, Any]]:
+    return (
+        isinstance(value, dict)
+        and len(value) <= _ABOUT_ITEMS_MAX
+        and all(item is None or isinstance(item, str | int | float) for item in value.values())
+    )
 
 
 def _is_nonce(value: Any) -> bool:

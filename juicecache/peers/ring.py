@@ -28,10 +28,12 @@ from typing import NamedTuple
 
 _HALF = 256
 _SLOTS = _HALF * _HALF
-"""The shares of five members differ by 1%, those of a thousand by 9%, which 10,000 blocks hide;
-building takes time in proportion. And the number of a slot is two bytes, see `_Order`."""
+"""The shares of five members differ by 1%, those of a thousand by 9%: less than what chance makes
+of 100 blocks a member. Building takes time in proportion; and a slot is two bytes, see `_Order`."""
+_BYTES = bytes(range(_HALF))
 _STEP = 2.0
-"""Mean visits a slot of one round of building: few rounds, and few visits too many."""
+"""Mean visits a slot of one round of building: few rounds, and few visits too many. It decides
+how long building takes, and nothing about its result."""
 _NEAR = 1e-12
 """Far more than what rounding does to a time."""
 
@@ -52,8 +54,8 @@ class _Order:
         """Iterate over all slots: 256 at a time, by operations on whole strings of bytes."""
         mixed = bytearray(2 * _HALF)
         for a in range(_HALF):
-            y = bytes(map(self._first[a].__xor__, range(_HALF)))
-            x = _xor(y.translate(self._second), bytes([a]) * _HALF)
+            y = _xor(_BYTES, self._first[a : a + 1] * _HALF)
+            x = _xor(y.translate(self._second), _BYTES[a : a + 1] * _HALF)
             mixed[0::2], mixed[1::2] = x, _xor(x.translate(self._third), y)
             yield from unpack(f">{_HALF}H", mixed)
 

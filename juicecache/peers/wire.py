@@ -44,7 +44,9 @@ of themselves."""
 STRANGER_BYTES_MAX = 2048
 """A header before the handshake is done: names and nonces."""
 KEYS_MAX = 512
-"""Blocks that one request names."""
+"""Blocks that one request names; no array or map in a header has more items. For each of those
+that begin, msgpack allocates what they claim to have, and up to 1,024 may begin in each other:
+4 MiB at most, for a moment."""
 _NAME_CHARS_MAX = 200
 
 
@@ -73,8 +75,20 @@ class Kind(IntEnum):
     DONE = 37
 
 
-_KINDS = {int(kind): kind for kind in Kind}
 _WITH_BODY = frozenset([Kind.PUT, Kind.PART])
+
+
+def _header_bytes_max(kind: Kind) -> int:
+    if kind == Kind.LOADING:
+        return 0
+    return STRANGER_BYTES_MAX if kind <= Kind.REFUSED else HEADER_BYTES_MAX
+
+
+_KINDS = {
+    int(kind): (kind, _header_bytes_max(kind), BODY_BYTES_MAX if kind in _WITH_BODY else 0)
+    for kind in Kind
+}
+"""Each kind, and what its header and its body may have."""
 
 
 class Prefix(NamedTuple):
@@ -169,27 +183,54 @@ def parse_prefix(raw: bytes | bytearray | memoryview) -> Prefix:
     PeerProtocolError
     """
     magic, number, zero, header_bytes, body_bytes = PREFIX.unpack_from(raw)
-    kind = _KINDS.get(number)
-    if magic != _MAGIC or zero or kind is None:
+    known = _KINDS.get(number)
+    if magic != _MAGIC or zero or known is None:
         raise PeerProtocolError("what it sent is no frame of this protocol")
-    if header_bytes > (STRANGER_BYTES_MAX if kind <= Kind.REFUSED else HEADER_BYTES_MAX):
+    kind, header_max, body_max = known
+    if header_bytes > header_max:
         raise PeerProtocolError(f"a header of {header_bytes} bytes is too long for a {kind.name}")
-    if body_bytes > (BODY_BYTES_MAX if kind in _WITH_BODY else 0):
+    if body_bytes > body_max:
         raise PeerProtocolError(f"a body of {body_bytes} bytes is too long for a {kind.name}")
     return Prefix(kind, header_bytes, body_bytes)
 
 
 def parse_header(raw: bytes | bytearray | memoryview) -> list[Any]:
-    """Return the array in a header: plain values, texts and bytes, a few levels deep."""
+    """Return the array in a header: numbers, texts, bytes, arrays, and maps with texts as keys.
+
+    Raises
+    ------
+    PeerProtocolError
+        It is something else, has a key twice, more than `KEYS_MAX` items in one of them, or is
+        deeper than the 1,024 levels of msgpack.
+    """
     if not len(raw):
         return []
     try:
-        header = msgpack.unpackb(raw, strict_map_key=True)
+        # A limit of 0 lets empty extensions pass, and the hook timestamps: it takes both.
+        header = msgpack.unpackb(
+            raw,
+            object_pairs_hook=_text_map,
+            max_array_len=KEYS_MAX,
+            max_map_len=KEYS_MAX,
+            max_ext_len=0,
+            ext_hook=_no_extension,
+        )
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
         raise PeerProtocolError(f"a header cannot be read: {type(error).__name__}") from None
     if not isinstance(header, list):
         raise PeerProtocolError("a header is not an array")
     return header
+
+
+def _no_extension(code: int, content: bytes) -> Any:
+    raise ValueError("an extension")
+
+
+def _text_map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs) or not all(type(key) is str for key in found):
+        raise ValueError("keys are texts, and differ")
+    return found
 
 
 class Decoder:
@@ -198,14 +239,15 @@ class Decoder:
     Parameters
     ----------
     accept
-        Called with a prefix before anything is allocated for it; raises what it will not have.
+        Called once with each prefix, before its header is collected and anything is allocated;
+        raises what it will not have.
     """
 
     def __init__(self, accept: Callable[[Prefix], None] = lambda prefix: None) -> None:
         self._accept = accept
         self._head = bytearray()
         self._prefix: Prefix | None = None
-        self._header: list[Any] = []
+        self._header: list[Any] | None = None
         self._body = bytearray()
         self._filled = 0
         self._skips = False
@@ -230,11 +272,11 @@ class Decoder:
         at = 0
         while at < len(chunk):
             at = self._take(chunk, at)
-            prefix = self._prefix
-            if prefix is None or self._filled < prefix.body_bytes:
+            prefix, header = self._prefix, self._header
+            if prefix is None or header is None or self._filled < prefix.body_bytes:
                 return
-            done = Frame(prefix.kind, self._header, self._body)
-            self._prefix, self._header, self._body, self._filled = None, [], bytearray(), 0
+            done = Frame(prefix.kind, header, self._body)
+            self._prefix, self._header, self._body, self._filled = None, None, bytearray(), 0
             self._skips = False
             yield done
 
@@ -245,14 +287,16 @@ class Decoder:
             if len(self._head) < PREFIX_BYTES:
                 return at
             found = parse_prefix(self._head)
-            at = self._fill_head(chunk, at, PREFIX_BYTES + found.header_bytes)
-            if len(self._head) < PREFIX_BYTES + found.header_bytes:
-                return at
             self._accept(found)
+            self._prefix = found
+        if self._header is None:
+            wanted = PREFIX_BYTES + self._prefix.header_bytes
+            at = self._fill_head(chunk, at, wanted)
+            if len(self._head) < wanted:
+                return at
             self._header = parse_header(memoryview(self._head)[PREFIX_BYTES:])
             self._head = bytearray()
-            self._prefix = found
-            self._body = bytearray(0 if self._skips else found.body_bytes)
+            self._body = bytearray(0 if self._skips else self._prefix.body_bytes)
         size = min(self._prefix.body_bytes - self._filled, len(chunk) - at)
         if not self._skips:
             self._body[self._filled : self._filled + size] = chunk[at : at + size]
@@ -313,8 +357,13 @@ def read_part(header: Sequence[Any], wanted: Sequence[tuple[int, int, int]]) -> 
 
 
 def read_number(kind: Kind, header: Sequence[Any], count: int) -> int:
-    """Return which of ``count`` requested blocks a frame is about; 0 where none is named."""
+    """Return which of ``count`` requested blocks a MISS, BUSY or STEP is about.
+
+    None needs to be named where one was requested. What stands behind the number is for the
+    caller to read.
+    """
     if not header:
+        _check(count == 1, kind)
         return 0
     _check(type(header[0]) is int and 0 <= header[0] < count, kind)
     number: int = header[0]

@@ -105,7 +105,7 @@ class Fetching:
         left = dict.fromkeys(batch)
         try:
             whole = [flight for flight in batch if flight.is_whole and not flight.cached]
-            if len(whole) > 1:
+            if len(whole) > 1 and peer.is_up:
                 coming = peer.fetch_many([_name(flight) for flight in whole])
                 for number, content in coming:
                     del left[whole[number]]
@@ -134,14 +134,15 @@ class Fetching:
         return batch
 
     def _ask(self, flight: Flight, *, aside: bool) -> None:
-        assert flight.peer is not None
-        try:
-            content = flight.peer.fetch(
-                _name(flight), flight.start, flight.stop, cached=flight.cached
-            )
-        except BaseException:  # an interrupt: others may wait for it, too
-            self._fall_back(flight)
-            raise
+        peer = flight.peer
+        assert peer is not None
+        content = None
+        if peer.is_up:  # it may have failed while this waited in its line
+            try:
+                content = peer.fetch(_name(flight), flight.start, flight.stop, cached=flight.cached)
+            except BaseException:  # an interrupt: others may wait for it, too
+                self._fall_back(flight)
+                raise
         self._deliver(flight, None if content is None else as_bytes(content), aside=aside)
 
     def _deliver(self, flight: Flight, content: bytes | None, *, aside: bool) -> None:

@@ -170,7 +170,11 @@ class BlockSource:
                 key, done = self._line.popleft()
                 self._under_way += 1
             former = self._group.former_owner(key.raw) if self.is_backed_up else None
-            flight = self._blocks.begin_own(key, former)
+            try:
+                flight = self._blocks.begin_own(key, former)
+            except JuicecacheError:  # we are being closed
+                self._end(None, done)
+                return
             flight.future.add_done_callback(
                 lambda _, flight=flight, done=done: self._came(flight, done)  # type: ignore[misc]  # mypy cannot infer a lambda default
             )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
 
 from juicecache.meta.engines.sqlite import SqliteEngine
+from juicecache.meta.engines.sqlite_schema import OWN_TABLE_COLUMNS
 from juicecache.meta.membership import Membership, group_names
 from juicecache.testing.official import SharedVolume, assert_same
 from juicecache.testing.oracle import assert_clean
@@ -102,7 +105,17 @@ def test_a_dump_leaves_the_group_out(volume, group, tmp_path, binary):
     group.assert_kept()
 
 
-def test_a_volume_that_is_destroyed_keeps_only_our_tables(volume, group):
+def test_a_destroyed_volume_leaves_our_tables_which_are_in_the_way_of_a_load(
+    volume, group, tmp_path
+):
+    volume.run("dump", volume.meta, str(tmp_path / "dump"))
     uuid = json.loads(run_juicefs("status", volume.meta).stdout)["Setting"]["UUID"]
     volume.run("destroy", volume.meta, uuid, "--force")
     group.assert_kept()
+    with pytest.raises(AssertionError, match="is not empty"):
+        volume.run("load", volume.meta, str(tmp_path / "dump"))
+    with closing(sqlite3.connect(volume.database)) as raw:
+        for table in OWN_TABLE_COLUMNS:
+            raw.execute(f"DROP TABLE jfs_{table}")
+    volume.run("load", volume.meta, str(tmp_path / "dump"))
+    assert group_names(group.engine) == []

@@ -164,6 +164,14 @@ def test_a_member_visits_every_slot_once_and_knows_when(name):
     assert [order.turn(slot) for slot in slots[:1000]] == list(range(1000))
 
 
+@pytest.mark.parametrize("step", [0.3, 7.0, 40.0])
+def test_how_far_each_round_of_building_goes_does_not_matter(monkeypatch, step):
+    weights = {name: 1 + at**3 for at, name in enumerate(members(30, 5))}
+    ring = Ring(weights)
+    monkeypatch.setattr("juicecache.peers.ring._STEP", step)
+    assert Ring(weights)._first == ring._first
+
+
 def test_owners_are_the_same_on_every_machine():
     # Worked out once: another answer would send the clients of two versions to different owners.
     ring = Ring({"alpha": 40, "beta": 100, "gamma": 7})

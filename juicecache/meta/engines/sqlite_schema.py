@@ -14,7 +14,6 @@ from juicecache.errors import VolumeFormatError
 from juicecache.meta.engine import BULK_RECORDS_BYTES
 from juicecache.meta.rows import (
     ALL_TABLES,
-    OWN_TABLES,
     Chunk,
     Counter,
     DelayedSlices,
@@ -80,18 +79,14 @@ TABLE_COLUMNS = {
 """Columns of each table of the format; tables are named without their prefix."""
 
 OWN_TABLE_COLUMNS = {
-    "member": "name TEXT, member TEXT, expire INT, info BLOB",
-    "group": "name NAME, secret BLOB",
+    "juicecache_member": "name TEXT, member TEXT, expire INT, info BLOB",
+    "juicecache_group": "name NAME, secret BLOB",
 }
 """Columns of the tables that are not the format's: see ``rows.OWN_TABLES``."""
 
-OWN_PREFIX = "juicecache_"
-"""In front of the volume's own prefix: the official client takes any table behind that for the
-rest of a volume, and would not load a dump into a database with one."""
-
 _PRIMARY_KEYS = {
     "user_group_quota": "`qtype`,`qkey`",
-    "member": "`name`,`member`",
+    "juicecache_member": "`name`,`member`",
 }
 
 INDEXES = {
@@ -151,8 +146,8 @@ _MAPPINGS: dict[type, Mapping] = {
     DetachedNode: Mapping("detached_node", ("inode", "added")),
     Flock: Mapping("flock", ("inode", "sid", "owner", "ltype")),
     Plock: Mapping("plock", ("inode", "sid", "owner", "records:blob")),
-    GroupMember: Mapping("member", ("name", "member", "expire", "info")),
-    GroupSecret: Mapping("group", ("name", "secret")),
+    GroupMember: Mapping("juicecache_member", ("name", "member", "expire", "info")),
+    GroupSecret: Mapping("juicecache_group", ("name", "secret")),
 }
 
 
@@ -279,11 +274,7 @@ class Statements:
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
-        own_prefix = OWN_PREFIX + prefix
-        tables = {
-            table: TableStatements(table, own_prefix if table in OWN_TABLES else prefix)
-            for table in _MAPPINGS
-        }
+        tables = {table: TableStatements(table, prefix) for table in _MAPPINGS}
         self.tables: dict[type, TableStatements] = tables
         edge, node, chunk = (tables[row].name for row in (Edge, Attr, Chunk))
         counter, reference = tables[Counter].name, tables[SliceRef].name
@@ -326,7 +317,7 @@ class Statements:
             f" `{kind}_{prefix}{table}_{name}` ON `{prefix}{table}` ({columns})"
             for (table, kind, name), columns in INDEXES.items()
         ]
-        self.own_creation = [_table_text(own_prefix, table) for table in OWN_TABLE_COLUMNS]
+        self.own_creation = [_table_text(prefix, table) for table in OWN_TABLE_COLUMNS]
 
     def find(self, depth: int) -> str:
         """Return the look-up of a path of ``depth`` names, whose parameters they are, in order."""

@@ -1,9 +1,9 @@
 """The processes of the tests of a cache group under faults: members, and readers that never stop.
 
-Run as ``python -m juicecache.testing.group_load ROLE META PAUSE_S OPTIONS [FILES SEED]``; the role is
-``member`` or ``reader``, the last two are for readers, options are JSON. Each prints a line when
-it is ready. A line on the input of either is answered with a line of JSON about what it did since
-the last; the end of the input ends it. What a file must contain follows from its path.
+Run as ``python -m juicecache.testing.group_load ROLE META PAUSE_S OPTIONS [FILES SEED]``. The
+role is ``member`` or ``reader``, the last two are for readers, options are JSON. Each prints a
+line when it is ready. A line on the input of either is answered with a line of JSON about what it
+did since the last; the end of the input ends it. What a file must contain follows from its path.
 """
 
 from __future__ import annotations

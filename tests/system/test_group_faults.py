@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 
 import juicecache
 from juicecache.testing import group_load
+from juicecache.testing.networks import Host, network
 
 TIMEOUT_S = 1.0
 PAUSE_S = 0.05
@@ -29,6 +31,7 @@ SLACK_S = 2.5
 """For a machine with other work; what is looked for would wait for ever, or for each block."""
 FILES = int(os.environ.get("JUICECACHE_GROUP_FILES", "400"))
 READERS = 4
+MEMBERS = "abc"
 COMMON = {
     "cache_group": "g",
     "heartbeat": HEARTBEAT_S,
@@ -88,8 +91,9 @@ class Process:
 class Load:
     """A volume, its members and its readers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hosts: Sequence[Host] = ()) -> None:
         self.folder = folder
+        self.hosts = dict(zip([*MEMBERS, "readers"], hosts, strict=False))
         self.meta = f"sqlite3://{folder}/meta.db"
         self.members: dict[str, Process] = {}
         self.readers: list[Process] = []
@@ -104,18 +108,25 @@ class Load:
 
     def start_member(self, name: str, **options: object) -> Process:
         cache = self.folder / f"cache-{name}"
-        given = {**COMMON, "group_ip": "127.0.0.1", "cache_dir": str(cache), **options}
-        member = Process("member", self.meta, PAUSE_S, json.dumps(given))
+        address, prefix = self._host(name)
+        given = {**COMMON, "group_ip": address, "cache_dir": str(cache), **options}
+        member = Process("member", self.meta, PAUSE_S, json.dumps(given), wrap=prefix)
         self.members[name] = member
         return member
+
+    def _host(self, name: str) -> tuple[str, tuple[str, ...]]:
+        host = self.hosts.get(name)
+        return ("127.0.0.1", ()) if host is None else (host.address, host.prefix)
 
     def add_member(self, name: str, **options: object) -> None:
         self.names[name] = self.start_member(name, **options).ready()
 
     def start_readers(self) -> None:
         given = json.dumps({**COMMON, "no_sharing": True, "cache_size": 0})
+        _, prefix = self._host("readers")
         self.readers = [
-            Process("reader", self.meta, PAUSE_S, given, FILES, seed) for seed in range(READERS)
+            Process("reader", self.meta, PAUSE_S, given, FILES, seed, wrap=prefix)
+            for seed in range(READERS)
         ]
         for reader in self.readers:
             reader.ready()
@@ -158,24 +169,31 @@ class Load:
             process.end()
 
 
-@pytest.fixture
-def load(tmp_path: Path) -> Iterator[Load]:
+@contextmanager
+def running(tmp_path: Path, hosts: Sequence[Host] = ()) -> Iterator[Load]:
+    """Start three members and the readers, and let these read everything once."""
     folder = Path("/dev/shm") / f"jc-{os.getpid()}-{tmp_path.name}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    load = Load(folder)
+    load = Load(folder, hosts)
     try:
-        for name in "abc":
+        for name in MEMBERS:
             load.start_member(name)
-        for name in "abc":
+        for name in MEMBERS:
             load.names[name] = load.members[name].ready()
         load.start_readers()
-        load.settle(3)
+        load.settle(len(MEMBERS))
         load.go_on()
         yield load
     finally:
         load.close()
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Iterator[Load]:
+    with running(tmp_path) as load:
+        yield load
 
 
 def test_a_member_is_killed_and_comes_back_with_nothing(load: Load) -> None:
@@ -234,3 +252,35 @@ def test_a_cold_group_loads_each_block_once(load: Load) -> None:
             len(volume.explain(group_load.path_of(number)).blocks) for number in range(FILES)
         )
     assert loads == blocks
+
+
+def test_a_host_is_cut_off_and_comes_back(tmp_path: Path) -> None:
+    """Its connections fall silent, and nobody refuses anything."""
+    with network(len(MEMBERS) + 1) as hosts, running(tmp_path, hosts) as load:
+        hosts[1].cut()
+        for report in load.go_on():
+            assert list(report["down"]) in ([load.names["b"]], [])
+        hosts[1].heal()
+        load.settle(3)
+        before = load.fallbacks()
+        load.go_on()
+        assert load.fallbacks() == before
+        # All members at once: what is left is object storage.
+        for host in hosts[: len(MEMBERS)]:
+            host.cut()
+        load.go_on(0.3)
+        for host in hosts[: len(MEMBERS)]:
+            host.heal()
+        load.settle(3)
+        load.go_on()
+
+
+def test_a_killed_host_is_a_killed_member(tmp_path: Path) -> None:
+    with network(len(MEMBERS) + 1) as hosts, running(tmp_path, hosts) as load:
+        load.members["c"].signal(signal.SIGKILL)
+        load.go_on()
+        load.settle(2)
+        load.members["c"].end()
+        load.add_member("c")
+        load.settle(3)
+        load.go_on()

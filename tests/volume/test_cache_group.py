@@ -6,6 +6,7 @@ import pickle
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from juicecache.config import VolumeOptions
 from juicecache.errors import ConfigError
 from juicecache.testing.processes import in_child
 from juicecache.testing.tier_faults import damage
+from juicecache.volume.cache_group import Directory
 from juicecache.volume.volume import Volume
 
 HEARTBEAT_S = 1.0
@@ -342,3 +344,23 @@ def test_ranges_of_a_compressed_volume_come_from_the_owner_alone(tmp_path: Path,
             stats = client.stats().blocks
             assert stats.peer_bytes < 200_000
             assert stats.loads == stats.range_gets == 0
+
+
+@pytest.mark.parametrize(("versions", "works"), [((1, 2), True), ((2, 3), False), ((2, 2), False)])
+def test_a_newer_member_works_or_says_why_not(
+    cluster, files, monkeypatch: pytest.MonkeyPatch, versions: tuple[int, int], works: bool
+) -> None:
+    ours = Directory.terms
+    with monkeypatch.context() as patch:
+        patch.setattr(Directory, "terms", lambda self: replace(ours(self), versions=versions))
+        cluster.member()
+    client = cluster.client()
+    for path, body in files.items():
+        assert client.read_file(path) == body
+    (peer,) = client.parts().blocks.group.stats().peers
+    if works:
+        assert client.stats().blocks.loads == 0
+    else:
+        assert peer.state == "down"
+        assert f"speaks versions {versions[0]} to {versions[1]}" in peer.reason
+        assert "the caller 1 to 1: update the older one" in peer.reason

@@ -45,6 +45,11 @@ class TierStack:
         self._ranged: OrderedDict[BlockKey, int] = OrderedDict()
         self._block_bytes_max = [tier.capacity_bytes // _PROMOTED_PART for tier in self._tiers]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no tier at all."""
+        return not self._tiers
+
     def get(self, key: BlockKey, start: int = 0, stop: int | None = None) -> memoryview | None:
         """Return bytes ``[start, stop)`` of a block from the first tier that has them.
 

@@ -33,6 +33,7 @@ from juicecache.model.layout import BlockKey, Layout
 from juicecache.objects.store import Buffer, ObjectStore
 from juicecache.peers.group import Group
 from juicecache.peers.peer import Peer
+from juicecache.peers.wire import Name
 from juicecache.runtime import finish, loop_thread, start
 from juicecache.volume.fetching import Fetching
 from juicecache.volume.flight import Flight
@@ -232,6 +233,32 @@ class Blocks:
     def load(self, key: BlockKey) -> bytes:
         """Return a whole block from the group or object storage, kept in the tiers."""
         return self.settle(self.begin((key,))[0])
+
+    def fetch_part(self, key: BlockKey, start: int, stop: int) -> memoryview | None:
+        """Return bytes ``[start, stop)`` of a block that another member owns, on this thread.
+
+        The short way for who keeps nothing: there is nothing to claim, to keep or to share, as
+        the owner loads once for all. None where that is not so.
+
+        Raises
+        ------
+        ObjectError, CorruptBlockError
+            The member did not give it, and object storage failed.
+        """
+        if self._fetching is None or not self.tiers.is_empty:
+            return None
+        peer = self._owner(key)
+        if peer is None:
+            return None
+        flight = Flight(key, start, stop, peer)
+        content = peer.fetch(Name(key.name, key.length), start, stop)
+        if content is None:
+            self._fall_back(flight)
+            return memoryview(flight.future.result())
+        with self._lock:
+            self._peer_blocks += 1
+            self._peer_bytes += content.nbytes
+        return content
 
     def begin_range(self, key: BlockKey, start: int, stop: int, *, ahead: bool = False) -> Flight:
         """Start fetching bytes ``[start, stop)`` of a block; they are not cached.

@@ -328,10 +328,18 @@ def read_range(
     """Return bytes ``[start, stop)`` of an inode; the bounds must lie inside the file."""
     part = lone_part(parts, attr, start, stop)
     if part is not None:
-        view = parts.tiers.get(*part)
+        view = parts.tiers.get(*part) or _fetched(parts, part)
         if view is not None:
             return as_bytes(view)
     return _gather(parts, attr, path, start, stop, is_missing=part is not None, whole=whole)
+
+
+def _fetched(parts: Parts, part: tuple[BlockKey, int, int]) -> memoryview | None:
+    """Return a part from its owner in the cache group, if that is the short way."""
+    try:
+        return parts.blocks.fetch_part(*part)
+    except (ObjectNotFoundError, CorruptBlockError):
+        return None  # the long way looks whether the slice list is stale, and names the file
 
 
 def _gather(
@@ -357,7 +365,7 @@ def read_view(parts: Parts, path: str, start: int | None, stop: int | None) -> m
     attr = file_attr(parts, path)
     first, last = clip(start, stop, attr.length)
     part = lone_part(parts, attr, first, last)
-    view = None if part is None else parts.tiers.get(*part)
+    view = None if part is None else parts.tiers.get(*part) or _fetched(parts, part)
     if view is None:
         content = _gather(parts, attr, path, first, last, is_missing=part is not None)
         view = memoryview(content)
@@ -377,8 +385,12 @@ def read_range_into(
     """Put bytes ``[start, stop)`` of an inode into the start of ``buffer``; return how many."""
     target = buffer[: stop - start]
     part = lone_part(parts, attr, start, stop)
-    if part is not None and parts.tiers.get_into(*part, target):
-        return stop - start
+    if part is not None:
+        if parts.tiers.get_into(*part, target):
+            return stop - start
+        if (view := _fetched(parts, part)) is not None:
+            target[:] = view
+            return stop - start
     read = RangeRead(parts, attr, path, start, stop, target)
     read.plan()
     if part is not None or not read.take_cached():

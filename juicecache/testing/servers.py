@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,44 +178,77 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 class Traffic(NamedTuple):
-    """What went through a proxy so far."""
+    """What went through a proxy so far; bytes count when they arrive at it."""
 
-    sent_bytes: int
-    received_bytes: int
+    to_server_bytes: int
+    to_client_bytes: int
     connections: int
+    flipped_bits: int
 
 
 class DelayingProxy:
-    """A TCP proxy that puts ``delay_s`` of round trip before a server on loopback.
+    """A TCP proxy that puts ``delay_s`` of round trip before a server, counts, and breaks.
 
     It runs in a process of its own, so that it takes no time of the measured one. It bounds
-    neither bandwidth nor the number of connections.
+    neither bandwidth (it passes over 1 GB/s) nor the number of connections, and what is delayed on
+    one delays no other. Safe to use from many threads.
 
     Parameters
     ----------
-    target_port
-        Of the server on 127.0.0.1.
+    target_port, target_host
+        Of the server.
     delay_s
         Of a round trip; half of it each way, and one more for making a connection.
+    host
+        The address to listen at.
     """
 
-    def __init__(self, target_port: int, delay_s: float) -> None:
+    def __init__(
+        self,
+        target_port: int,
+        delay_s: float,
+        *,
+        target_host: str = "127.0.0.1",
+        host: str = "127.0.0.1",
+    ) -> None:
         command = [sys.executable, "-m", "juicecache.testing.delaying_proxy"]
+        self._lock = threading.Lock()
         self._process = subprocess.Popen(
-            [*command, str(target_port), str(delay_s)],
+            [*command, host, target_host, str(target_port), str(delay_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
         )
         self.port = int(self._answer())
-        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.endpoint = f"http://{host}:{self.port}"
 
     def traffic(self) -> Traffic:
-        """Return the bytes that clients sent and received, and their connections, so far."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("traffic\n")
-        return Traffic(*map(int, self._answer().split()))
+        """Return what went through so far."""
+        return self._tell("traffic")
+
+    def delay(self, delay_s: float) -> None:
+        """Set the round trip of all that arrives from now on."""
+        self._tell(f"delay {delay_s}")
+
+    def hang(self) -> None:
+        """Pass nothing on, and keep all connections open, as also new ones are."""
+        self._tell("hang")
+
+    def refuse(self) -> None:
+        """Reset all connections and refuse new ones, as where a server has ended."""
+        self._tell("refuse")
+
+    def flip_bits(self, after_bytes: int, every_bytes: int = 0) -> None:
+        """Spoil the byte to a client that is ``after_bytes`` from now, over all connections.
+
+        And again each ``every_bytes``, if that is not 0.
+        """
+        self._tell(f"flip {after_bytes} {every_bytes}")
+
+    def forward(self) -> None:
+        """Pass everything on as it is: the end of `hang`, `refuse` and `flip_bits`."""
+        self._tell("forward")
 
     def close(self) -> None:
         """End the process. Safe to call twice."""
@@ -223,6 +257,13 @@ class DelayingProxy:
             pipe.close()
         self._process.terminate()
         self._process.wait(STOP_TIMEOUT_S)
+
+    def _tell(self, command: str) -> Traffic:
+        """Give a command, and return the counts after it."""
+        assert self._process.stdin is not None
+        with self._lock:
+            self._process.stdin.write(f"{command}\n")
+            return Traffic(*map(int, self._answer().split()))
 
     def _answer(self) -> str:
         assert self._process.stdout is not None

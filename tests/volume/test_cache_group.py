@@ -15,6 +15,7 @@ import juicecache
 from juicecache.config import VolumeOptions
 from juicecache.errors import ConfigError
 from juicecache.testing.processes import in_child
+from juicecache.testing.servers import DelayingProxy
 from juicecache.testing.tier_faults import damage
 from juicecache.volume.cache_group import Directory
 from juicecache.volume.volume import Volume
@@ -364,3 +365,52 @@ def test_a_newer_member_works_or_says_why_not(
         assert peer.state == "down"
         assert f"speaks versions {versions[0]} to {versions[1]}" in peer.reason
         assert "the caller 1 to 1: update the older one" in peer.reason
+
+
+def through(member: Volume, proxy: DelayingProxy) -> dict[str, object]:
+    """Return options by which a client reaches a member through a proxy."""
+    return {
+        "group_members": f"127.0.0.1:{proxy.port}",
+        "group_secret": member.options.group_secret,
+    }
+
+
+def test_a_bit_that_flips_on_the_way_reaches_nobody(cluster, files) -> None:
+    member = cluster.member(group_secret="shared")
+    with DelayingProxy(member.parts().serving.member.address[1], 0) as proxy:
+        client = cluster.client(**through(member, proxy))
+        assert client.read_file("/0") == files["/0"]
+        proxy.flip_bits(after_bytes=1000, every_bytes=700_001)
+        for _ in range(2):
+            for path, body in files.items():
+                assert client.read_file(path) == body
+        assert proxy.traffic().flipped_bits > 5
+        stats = client.stats().blocks
+        assert stats.fallbacks > 0
+        assert stats.peer_bytes > 0
+    # The member's copies were sound: it has kept all of them.
+    assert member.stats().tiers[0].corrupt == 0
+
+
+def test_a_member_that_falls_silent_costs_one_pause(cluster, files) -> None:
+    member = cluster.member(group_secret="shared")
+    with DelayingProxy(member.parts().serving.member.address[1], 0) as proxy:
+        client = cluster.client(**through(member, proxy))
+        assert client.read_file("/large") == files["/large"]
+        proxy.hang()
+        began_s = time.monotonic()
+        for path, body in files.items():
+            assert client.read_file(path) == body
+        took_s = time.monotonic() - began_s
+        (peer,) = client.parts().blocks.group.stats().peers
+        assert (peer.state, peer.reason) == ("down", "it was silent for 1 s")
+        assert took_s < 5 * 1.0, "each file waited"
+        proxy.forward()
+        until_s = time.monotonic() + 20
+        while client.parts().blocks.group.stats().peers[0].state == "down":
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+        before = client.stats().blocks.fallbacks
+        for path, body in files.items():
+            assert client.read_file(path) == body
+        assert client.stats().blocks.fallbacks == before

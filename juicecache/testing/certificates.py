@@ -26,6 +26,12 @@ class Authority:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
         self.path.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
 
+    def self_signed(self, name: str) -> Path:
+        """Return a file with a certificate that signs itself, and its key."""
+        path = self._folder / f"{name}.pem"
+        path.write_bytes(_private(self._key) + self.path.read_bytes())
+        return path
+
     def sign(self, name: str) -> Path:
         """Return a file with a new certificate of ``name`` for ``localhost``, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
@@ -33,13 +39,8 @@ class Authority:
         builder = builder.add_extension(
             x509.SubjectAlternativeName([x509.DNSName("localhost")]), False
         )
-        private = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
         path = self._folder / f"{name}.pem"
-        path.write_bytes(private + _pem(builder.sign(self._key, hashes.SHA256())))
+        path.write_bytes(_private(key) + _pem(builder.sign(self._key, hashes.SHA256())))
         return path
 
     def server_context(self, certificate: Path) -> ssl.SSLContext:
@@ -73,6 +74,14 @@ def _builder(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _DAY)
         .not_valid_after(now + _DAY)
+    )
+
+
+def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
     )
 
 

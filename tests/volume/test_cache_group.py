@@ -14,6 +14,7 @@ import pytest
 import juicecache
 from juicecache.config import VolumeOptions
 from juicecache.errors import ConfigError
+from juicecache.testing.certificates import Authority
 from juicecache.testing.processes import in_child
 from juicecache.testing.servers import DelayingProxy
 from juicecache.testing.tier_faults import damage
@@ -414,3 +415,41 @@ def test_a_member_that_falls_silent_costs_one_pause(cluster, files) -> None:
         for path, body in files.items():
             assert client.read_file(path) == body
         assert client.stats().blocks.fallbacks == before
+
+
+def test_blocks_travel_inside_tls(cluster, files, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    files_of = {"ca_file": str(authority.path)}
+
+    def shown(name: str, by: Authority = authority) -> dict[str, str]:
+        path = str(by.sign(name))
+        return {"cert_file": path, "key_file": path, **files_of}
+
+    member = cluster.member(**shown("member"))
+    client = cluster.client(**shown("client"))
+    for path, body in files.items():
+        assert client.read_file(path) == body
+    assert client.stats().blocks.loads == 0
+    # In clear, or with a certificate of somebody else, nobody gets in.
+    other = Authority(tmp_path, "other authority")
+    parts = member.parts().serving.stats().parts
+    for options in ({}, {**shown("stranger", other), "ca_file": str(authority.path)}):
+        stranger = cluster.client(**options)
+        assert stranger.read_file("/0") == files["/0"]
+        assert stranger.stats().blocks.fallbacks == 1
+    assert member.parts().serving.stats().parts == parts
+
+
+def test_one_certificate_that_all_share_is_enough(cluster, files, tmp_path: Path) -> None:
+    path = Authority(tmp_path).self_signed("shared")
+    options = {"cert_file": str(path), "key_file": str(path)}
+    cluster.member(**options)
+    client = cluster.client(**options)
+    assert client.read_file("/0") == files["/0"]
+    assert client.stats().blocks.loads == 0
+
+
+def test_certificates_that_cannot_be_used_are_named(cluster, files, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.pem")
+    with pytest.raises(ConfigError, match=r"cert_file.*missing\.pem|cert_file"):
+        cluster.client(cert_file=missing, key_file=missing)

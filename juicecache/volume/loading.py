@@ -23,6 +23,10 @@ _WHOLE_BYTES = 128 * 1024
 """A block up to this size costs about one round trip either way: always load it whole."""
 _REQUESTS_MAX = 1024
 """Requests under way for one call: ranges are small, so that bytes alone would not bound them."""
+_PEER_WINDOW_BYTES = 64 << 20
+"""On their way at once where there is a cache group: its answers come at once, and memory that
+is used again is twice as fast as fresh memory. What owners have to load first keeps sixteen
+requests of 4 MiB under way."""
 
 Want: TypeAlias = "tuple[RangeRead, int, BlockSpan]"
 """A read, and the number and place of the part that it misses."""
@@ -64,6 +68,9 @@ class Gathering:
         self._whole = whole
         self._waiting: dict[BlockKey, list[Want]] = {}
         self._queue: deque[BlockKey] = deque()
+        self._bytes_max = parts.options.buffer_size_bytes
+        if parts.blocks.group is not None:
+            self._bytes_max = min(self._bytes_max, _PEER_WINDOW_BYTES)
         self._window: deque[tuple[Sequence[Want], Flight]] = deque()
 
     def add(self, read: RangeRead) -> None:
@@ -99,8 +106,7 @@ class Gathering:
 
     def _has_room(self) -> bool:
         return not self._window or (
-            len(self._window) < _REQUESTS_MAX
-            and self._parts.blocks.loading_bytes < self._parts.options.buffer_size_bytes
+            len(self._window) < _REQUESTS_MAX and self._parts.blocks.loading_bytes < self._bytes_max
         )
 
     def _is_wanted_whole(self, key: BlockKey) -> bool:

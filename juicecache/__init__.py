@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from juicecache.version import VERSION
+
 if TYPE_CHECKING:
     from juicecache import errors
     from juicecache.faces.filesystem import JuiceCacheFileSystem
     from juicecache.volume.formatting import format_volume
     from juicecache.volume.volume import Volume, open_volume
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "JuiceCacheFileSystem",
     "Volume",

@@ -67,6 +67,11 @@ class Membership:
         self._clock = clock
         self._sweep_at_s = 0
 
+    @property
+    def lifetime_s(self) -> float:
+        """How long a renewal holds."""
+        return self._lifetime_ns / _SECOND_NS
+
     def renew(self, member: str, info: bytes) -> None:
         """Join the group, or say that we are still there. Now and then forget the long dead.
 

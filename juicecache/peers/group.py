@@ -7,14 +7,15 @@ the others share what it owned. One thread keeps the list fresh and looks after 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from juicecache.errors import JuicecacheError
 from juicecache.forks import survive_fork
 from juicecache.peers.link import Dialing
 from juicecache.peers.members import Member
@@ -52,13 +53,13 @@ class _View:
     def __init__(self, members: Sequence[Member], peers: dict[str, Peer], me: str) -> None:
         self.members = tuple(members)
         self.peers = peers
+        self.me = me
         self.ring = Ring({member.name: member.weight for member in members})
-        self._me = me
 
     @cached_property
     def former(self) -> Ring:
         """Where a new member's blocks were before it came; other new ones do not have them."""
-        return Ring({m.name: m.weight for m in self.members if not m.backup and m.name != self._me})
+        return Ring({m.name: m.weight for m in self.members if not m.backup and m.name != self.me})
 
 
 class Group:
@@ -111,7 +112,8 @@ class Group:
     def join(self, me: str, beat: Callable[[], None]) -> None:
         """Be a member from now on: ``beat`` says that we are alive, before each reading."""
         with self._lock:
-            self.me, self._beat, self._view = me, beat, None
+            self.me, self._beat = me, beat
+            self._refresh()  # readers go on with what they see now
         self.start()
 
     # ------------------------------------------------------------------ who owns what
@@ -122,11 +124,9 @@ class Group:
         if view is None or self._thread is None:
             view = self.start()
         for name in view.ring.owners(key):
-            if name == self.me:
-                return None
-            peer = view.peers[name]
-            if peer.is_up:
-                return peer
+            peer = view.peers.get(name)
+            if peer is None or peer.is_up:
+                return peer  # None stands for ourselves
         return None
 
     def former_owner(self, key: bytes) -> Peer | None:
@@ -148,13 +148,15 @@ class Group:
             if self._view is None:
                 self._refresh()
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(
+                thread = threading.Thread(
                     target=self._keep_fresh,
                     args=(self._wake,),
                     name="juicecache-group",
                     daemon=True,
                 )
-                self._thread.start()
+                with contextlib.suppress(RuntimeError):  # the interpreter is at its end
+                    thread.start()
+                    self._thread = thread
             assert self._view is not None
             return self._view
 
@@ -164,27 +166,31 @@ class Group:
             self._refresh()
 
     def _refresh(self) -> None:
+        if self._closed:  # a last beat would bring us back as a ghost
+            self._view = self._view or _View((), {}, self.me)
+            return
+        reason = ""
         try:
             if self._beat is not None:
                 self._beat()
-            members = [] if self._closed else list(self._listing())
-        except JuicecacheError as error:
-            # Who was there before is still the best guess; who is dead is found out.
-            if self._reason != str(error):
-                logger.warning("cache group %s: the members cannot be read: %s", self.name, error)
-            self._reason = str(error)
+            members = sorted(self._listing())
+            if len(members) < self._size_min:
+                reason = f"{len(members)} of {self._size_min} members are there"
+                members = []
+            self._accept(members)
+        except Exception as error:
+            # Whatever it is, readers go on. Who was there before is still the best guess; who is
+            # dead is found out.
+            reason = str(error) or type(error).__name__
+            if self._reason != reason:
+                logger.warning("cache group %s: the members cannot be read: %s", self.name, reason)
             if self._view is None:
                 self._view = _View((), {}, self.me)
-            return
-        self._reason = ""
-        if len(members) < self._size_min:
-            self._reason = f"{len(members)} of {self._size_min} members are there"
-            members = []
-        self._accept(members)
+        self._reason = reason
 
     def _accept(self, members: Sequence[Member]) -> None:
         before = self._view
-        if before is not None and before.members == tuple(members):
+        if before is not None and before.members == tuple(members) and before.me == self.me:
             return
         known = {} if before is None else before.peers
         peers = {}
@@ -201,15 +207,17 @@ class Group:
                 peer.close()
 
     def _keep_fresh(self, wake: threading.Event) -> None:
-        left_s = self._heartbeat_s
-        while not wake.wait(min(_PROBE_TICK_S, max(left_s, 0.001))):
-            left_s -= _PROBE_TICK_S
-            if left_s <= 0:
+        beat_at_s = time.monotonic() + self._heartbeat_s
+        while not wake.wait(min(_PROBE_TICK_S, max(beat_at_s - time.monotonic(), 0.0))):
+            if time.monotonic() >= beat_at_s:
                 self.refresh()
-                left_s = self._heartbeat_s * random.uniform(1 - _JITTER, 1)
-            view = self._view
-            for peer in view.peers.values() if view is not None else ():
+                beat_at_s = time.monotonic() + self._heartbeat_s * random.uniform(1 - _JITTER, 1)
+            down = [peer for peer in self.peers().values() if not peer.is_up]
+            for peer in sorted(down, key=lambda peer: peer.probe_at_s):
                 peer.probe()
+                # Each that hangs takes a time limit: many must not make us look dead ourselves.
+                if wake.is_set() or time.monotonic() >= beat_at_s:
+                    break
 
     # ------------------------------------------------------------------ the rest
 
@@ -251,9 +259,10 @@ class Group:
 
     def close(self) -> None:
         """Stop the thread and close all connections. Safe to call twice."""
-        self._closed = True
         self._wake.set()
-        thread, self._thread = self._thread, None
+        with self._lock:
+            self._closed = True
+            thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join()
         for peer in self._view.peers.values() if self._view is not None else ():

@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from juicecache.errors import (
@@ -36,7 +37,10 @@ _TICK_S_MIN = 0.02
 _TLS_BYTES = 256 * 1024
 """Asked of TLS at once; it gives a record of 16 KiB a call whatever is asked."""
 _TIMEVAL = struct.Struct("ll")
-_SILENT = (BlockingIOError, TimeoutError, ssl.SSLWantReadError)
+_SILENT = (BlockingIOError, TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_HANDSHAKE_TIMEOUTS = 2
+"""A handshake ends after so much time in all, whatever is heard: nobody has proved yet that he
+may keep us waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,6 @@ class Link:
     ----------
     about
         What the member said of itself.
-    was_silent
-        It failed because the member said nothing, rather than by an end of the connection.
     """
 
     def __init__(self, sock: socket.socket, timeout_s: float) -> None:
@@ -74,8 +76,18 @@ class Link:
         self._timeout_s = timeout_s
         self._head = bytearray(4096)
         self._is_plain = not isinstance(sock, ssl.SSLSocket)
+        self._limit_s = inf
+        self._is_answered = False
+        self._was_silent = False
         self.about: dict[str, Any] = {}
-        self.was_silent = False
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether a request failed by an end of the connection, before any byte of an answer.
+
+        So it ends when the member closed it while it was idle, or was started anew.
+        """
+        return not (self._is_answered or self._was_silent)
 
     # ------------------------------------------------------------------ requests
 
@@ -110,11 +122,12 @@ class Link:
         first = bounds(segments, block.length)[0]
         return memoryview(content)[start - first : stop - first]
 
-    def fetch_many(self, blocks: Sequence[Name]) -> Iterator[tuple[int, bytes | None]]:
-        """Iterate over (number, whole block, or None on a miss) as they come.
+    def fetch_many(self, blocks: Sequence[Name]) -> Iterator[tuple[int, bytes | Kind]]:
+        """Iterate over (number, whole block or why there is none) as they come.
 
-        Every block comes once. The iterator must be read to its end, or the connection closed.
-        Bytes that do not fit their checksums are a miss, and reported to the member at the end.
+        Every block comes once. Instead of one there is `Kind.MISS`, `Kind.BUSY`, or `Kind.REPORT`
+        where the bytes do not fit their checksums. The iterator must be read to its end, or the
+        connection closed.
 
         Raises
         ------
@@ -124,34 +137,28 @@ class Link:
         self._send(wire.get_many(blocks))
         wanted = [(block.length, 0, block.length) for block in blocks]
         missing = set(range(len(blocks)))
-        bad = []
         while True:
             kind, header, body_bytes = self._receive_head(PREFIX_BYTES)
             if kind == Kind.DONE:
                 break
-            content = None
+            content: bytes | Kind = kind
             if kind == Kind.PART:
                 part, size = wire.read_part(header, wanted)
                 number = part.number
-                try:
-                    content = self._receive_part(blocks[number], part.sums, size, body_bytes)
-                except CorruptBlockError:
-                    bad.append(blocks[number])
             else:
                 _check_miss(kind, single=False)
                 number = wire.read_number(kind, header, len(blocks))
             if number not in missing:
                 raise PeerProtocolError("it answered twice for one block")
+            if kind == Kind.PART:
+                try:
+                    content = self._receive_part(blocks[number], part.sums, size, body_bytes)
+                except CorruptBlockError:
+                    content = Kind.REPORT
             missing.remove(number)
             yield number, content
         for number in missing:
-            yield number, None
-        for block in bad:
-            self.report(block)
-
-    def report(self, block: Name) -> bool:
-        """Tell the member that its copy of a block is bad; True when it found that, too."""
-        return bool(self.ask(wire.frame(Kind.REPORT, block)))
+            yield number, Kind.MISS
 
     def put(self, block: Name, content: bytes | memoryview) -> bool:
         """Give a member a block that it owns; True when it kept it."""
@@ -253,14 +260,17 @@ class Link:
                 if not count:
                     raise PeerUnavailableError("it closed the connection")
                 have += count
+                self._is_answered = True
                 heard_s = time.monotonic()
+                if heard_s > self._limit_s:
+                    raise PeerUnavailableError("its handshake does not end")
         finally:
             view.release()  # the head may have to grow
         return have
 
     def _receive(self, size: int) -> bytes:
         """Return exactly ``size`` bytes."""
-        pieces = []
+        pieces: list[bytes] = []
         heard_s = time.monotonic()
         while size:
             try:
@@ -277,23 +287,33 @@ class Link:
                 raise _gone(error) from error
             if not piece:
                 raise PeerUnavailableError("it closed the connection")
+            if len(piece) == size and not pieces:
+                return piece
             size -= len(piece)
             pieces.append(piece)
             heard_s = time.monotonic()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(pieces)
 
-    def _check_silence(self, heard_s: float) -> None:
+    def _check_silence(self, heard_s: float, failing: str = "was silent") -> None:
         if time.monotonic() - heard_s >= self._timeout_s:
-            self.was_silent = True
-            raise PeerUnavailableError(f"it was silent for {self._timeout_s:g} s")
+            self._was_silent = True
+            raise PeerUnavailableError(f"it {failing} for {self._timeout_s:g} s")
 
     def _send(self, content: bytes | memoryview) -> None:
-        try:
-            self._sock.sendall(content)
-        except _SILENT:
-            raise PeerUnavailableError(f"it took nothing for {self._timeout_s:g} s") from None
-        except OSError as error:
-            raise _gone(error) from error
+        self._is_answered = False
+        moved_s = time.monotonic()
+        while True:
+            try:
+                sent = self._sock.send(content)
+            except _SILENT:
+                self._check_silence(moved_s, "took nothing")
+                continue
+            except OSError as error:
+                raise _gone(error) from error
+            if sent == len(content):
+                return
+            content = memoryview(content)[sent:]
+            moved_s = time.monotonic()
 
     # ------------------------------------------------------------------ the beginning
 
@@ -304,10 +324,12 @@ class Link:
         ------
         PeerError
         """
+        self._limit_s = time.monotonic() + _HANDSHAKE_TIMEOUTS * self._timeout_s
         caller = Caller(terms, os.urandom(NONCE_BYTES))
         self._send(caller.hello())
         self._send(caller.prove(self._receive_frame()))
         self.about = caller.accept(self._receive_frame())
+        self._limit_s = inf
 
     def _receive_frame(self) -> Frame:
         kind, header, body_bytes = self._receive_head(PREFIX_BYTES)
@@ -328,7 +350,7 @@ def dial(address: Address, dialing: Dialing) -> Link:
     timeout_s = dialing.timeout_s
     try:
         sock = socket.create_connection(address, timeout_s)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # of an address that cannot be one
         raise _gone(error) from error
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -340,10 +362,10 @@ def dial(address: Address, dialing: Dialing) -> Link:
             # A time limit of Python's would cost a poll() before every call.
             sock.settimeout(None)
             _set_time(sock, socket.SO_RCVTIMEO, tick_s)
-            _set_time(sock, socket.SO_SNDTIMEO, timeout_s)
+            _set_time(sock, socket.SO_SNDTIMEO, tick_s)
         link = Link(sock, timeout_s)
         link.shake_hands(dialing.terms)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         sock.close()
         raise _gone(error) from error
     except BaseException:
@@ -370,9 +392,11 @@ def _is_short(head: bytearray, have: int) -> bool:
     return have >= PREFIX_BYTES + wire.parse_prefix(head).header_bytes
 
 
-def _gone(error: OSError) -> PeerError:
+def _gone(error: OSError | ValueError) -> PeerError:
     if isinstance(error, TimeoutError):
         return PeerUnavailableError("it does not answer")
     if isinstance(error, ssl.SSLError):
         return PeerUnavailableError(f"TLS: {error.reason or error}")
-    return PeerUnavailableError(error.strerror or type(error).__name__)
+    if isinstance(error, OSError):
+        return PeerUnavailableError(error.strerror or type(error).__name__)
+    return PeerUnavailableError("its address cannot be one")

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeGuard
 
 from juicecache.errors import PeerError, PeerProtocolError, PeerUnavailableError
+from juicecache.forks import survive_fork
 from juicecache.peers.link import Address, Dialing
 from juicecache.peers.peer import Peer
 
@@ -20,8 +21,9 @@ _NAME_CHARS_MAX = 255
 _WEIGHT_MAX = 1 << 40
 """Far above the MiB of any cache; keeps the arithmetic of the ring small."""
 _PORT_MAX = (1 << 16) - 1
-_ASKED_AT_ONCE = 16
-"""Addresses asked at the same time: a few that are silent must not hold up the others."""
+_ASKED_AT_ONCE = 128
+"""Addresses asked at the same time: so many may be silent before the others wait for them. It
+takes a thread each, for as long as it lasts; those that answer take far less than a thread each."""
 
 
 class Member(NamedTuple):
@@ -93,9 +95,9 @@ def resolve(name: str, port: int) -> list[Address]:
     """
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # not known, or nothing that can be a name
         raise PeerUnavailableError(
-            f"the name cannot be resolved: {error.strerror}", name
+            f"the name cannot be resolved: {getattr(error, 'strerror', error)}", name
         ) from error
     return sorted({(str(address[0]), port) for *_, address in found})
 
@@ -115,6 +117,7 @@ class AddressBook:
         self._addresses = addresses
         self._dialing = dialing
         self._known: dict[Address, Peer] = {}
+        survive_fork(self)
 
     def members(self) -> list[Member]:
         """Return the members that answer now, one a name.
@@ -134,10 +137,14 @@ class AddressBook:
             found = [member for member in pool.map(_meet, self._known.values()) if member]
         return _one_a_name(found)
 
-    def after_fork_in_child(self) -> None:
-        """Begin without connections."""
-        for peer in self._known.values():
-            peer.after_fork_in_child()
+    def before_fork(self) -> None:
+        """Nothing of ours is half-done for long enough to matter."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Go on; a child begins without connections."""
+        if in_child:
+            for peer in self._known.values():
+                peer.after_fork_in_child()
 
     def close(self) -> None:
         """Close the connections."""

@@ -76,6 +76,8 @@ class Peer:
     ----------
     is_up
         Whether to ask it for anything.
+    probe_at_s
+        While it is not: when to see whether it is well again; monotonic.
     """
 
     def __init__(self, name: str, address: Address, dialing: Dialing) -> None:
@@ -85,13 +87,14 @@ class Peer:
         self._dialing = dialing
         self._reason = ""
         self._since_s = 0.0
-        self._probe_at_s = 0.0
+        self.probe_at_s = 0.0
         self._probe_pause_s = _PROBE_PAUSE_S
         self._gets = self._hits = self._bytes = self._misses = 0
         self._busy = self._errors = self._corrupt = self._puts = 0
         self._seconds = 0.0
         self._lock = threading.Lock()
         self._idle: list[Link] = []
+        self._links: set[Link] = set()
         self._closed = False
 
     # ------------------------------------------------------------------ blocks
@@ -129,30 +132,55 @@ class Peer:
 
         Every number comes once, whatever goes wrong; the iterator must be read to its end.
         """
+        if not blocks:
+            return
         began_s = time.perf_counter()
         missing = dict.fromkeys(range(len(blocks)))
-        link = None
+        bad = []
         try:
-            link = self._take() or self._dial()
-            for number, content in link.fetch_many(blocks):
+            for number, content in self._stream(blocks):
+                if content is Kind.REPORT:
+                    bad.append(number)  # the member hears of it before the reader goes on
+                    continue
                 del missing[number]
-                if content is None:
-                    self._misses += 1
-                else:
+                if isinstance(content, bytes):
                     self._hits += 1
                     self._bytes += len(content)
-                yield number, content
-            self._give_back(link)
-            link = None
+                    yield number, content
+                    continue
+                self._misses += content is Kind.MISS
+                self._busy += content is Kind.BUSY
+                yield number, None
         except PeerError as error:
             self._failed(error)
         finally:
-            if link is not None:
-                link.close()
             self._gets += len(blocks)
             self._seconds += time.perf_counter() - began_s
+        for number in bad:
+            self._found_corrupt(blocks[number])
         for number in missing:
             yield number, None
+
+    def _stream(self, blocks: Sequence[Name]) -> Iterator[tuple[int, bytes | Kind]]:
+        """Iterate as `Link.fetch_many` does, on a new connection if an idle one was dead."""
+        link = self._take()
+        if link is not None:
+            try:
+                yield from self._stream_on(link, blocks)
+            except PeerUnavailableError:
+                if not link.is_stale:
+                    raise
+            else:
+                return
+        yield from self._stream_on(self._dial(), blocks)
+
+    def _stream_on(self, link: Link, blocks: Sequence[Name]) -> Iterator[tuple[int, bytes | Kind]]:
+        try:
+            yield from link.fetch_many(blocks)
+        except BaseException:  # also when nobody reads on
+            self._drop(link)
+            raise
+        self._give_back(link)
 
     def put(self, block: Name, content: bytes | memoryview) -> bool:
         """Give the member a block that it owns; True when it kept it."""
@@ -165,10 +193,11 @@ class Peer:
         return kept
 
     def _found_corrupt(self, block: Name) -> None:
-        """Count a bad copy, and let the member look at it."""
+        """Count a bad copy, and let the member look at it if it is there."""
         self._corrupt += 1
-        with contextlib.suppress(PeerError):
-            self.ask(wire.frame(Kind.REPORT, block))
+        if self.is_up:
+            with contextlib.suppress(PeerError):
+                self.ask(wire.frame(Kind.REPORT, block))
 
     # ------------------------------------------------------------------ everything else
 
@@ -212,16 +241,21 @@ class Peer:
             self._busy += 1
             return
         self._errors += 1
+        now_s = time.monotonic()
         with self._lock:
             stale, self._idle = self._idle, []
             if self.is_up:
-                self._since_s = time.time()
-            self.is_up = False
+                self.is_up, self._since_s = False, time.time()
+                self._put_off_probe(_PROBE_PAUSE_S, now_s)
+            elif now_s >= self.probe_at_s:
+                # Once for the many threads that find it dead at the same time.
+                self._put_off_probe(min(2 * self._probe_pause_s, _PROBE_PAUSE_S_MAX), now_s)
             self._reason = error.detail
-            self._probe_at_s = time.monotonic() + self._probe_pause_s
-            self._probe_pause_s = min(2 * self._probe_pause_s, _PROBE_PAUSE_S_MAX)
         for link in stale:
-            link.close()
+            self._drop(link)
+
+    def _put_off_probe(self, pause_s: float, now_s: float) -> None:
+        self._probe_pause_s, self.probe_at_s = pause_s, now_s + pause_s
 
     def look(self) -> dict[str, Any]:
         """Return what the member says of itself; one that was down is in use again.
@@ -237,7 +271,7 @@ class Peer:
 
     def probe(self) -> None:
         """See whether a peer that is down is well again, unless it was asked just now."""
-        if not self.is_up and time.monotonic() >= self._probe_at_s:
+        if not self.is_up and time.monotonic() >= self.probe_at_s:
             with contextlib.suppress(PeerError):
                 self.ask(wire.frame(Kind.PING))
                 self._is_well()
@@ -246,7 +280,6 @@ class Peer:
         if not self.is_up:
             with self._lock:
                 self.is_up, self._reason, self._since_s = True, "", time.time()
-                self._probe_pause_s = _PROBE_PAUSE_S
 
     # ------------------------------------------------------------------ connections
 
@@ -259,8 +292,7 @@ class Peer:
             except PeerBusyError:
                 raise
             except PeerUnavailableError:
-                # The member may have closed it since, or been started anew.
-                if link.was_silent:
+                if not link.is_stale:
                     raise
         return self._act(self._dial(), act)
 
@@ -271,13 +303,19 @@ class Peer:
             self._give_back(link)  # the stream is where it should be
             raise
         except BaseException:
-            link.close()
+            self._drop(link)
             raise
         self._give_back(link)
         return result
 
     def _dial(self) -> Link:
-        return dial(self.address, self._dialing)
+        link = dial(self.address, self._dialing)
+        self._links.add(link)
+        return link
+
+    def _drop(self, link: Link) -> None:
+        self._links.discard(link)
+        link.close()
 
     def _take(self) -> Link | None:
         with self._lock:
@@ -288,12 +326,16 @@ class Peer:
             if not self._closed and len(self._idle) < _IDLE_MAX:
                 self._idle.append(link)
                 return
-        link.close()
+        self._drop(link)
 
     def after_fork_in_child(self) -> None:
-        """Begin without connections, and with a lock that no thread of the parent holds."""
+        """Begin without connections, and with a lock that no thread of the parent holds.
+
+        Those that the parent's threads were using are closed here, too: the member would else
+        wait for this process when the parent is gone.
+        """
         self._lock = threading.Lock()
-        inherited, self._idle = self._idle, []
+        inherited, self._links, self._idle = self._links, set(), []
         for link in inherited:
             link.close()  # our copy of the descriptor: the parent's connection goes on
 
@@ -303,7 +345,7 @@ class Peer:
             self._closed = True
             idle, self._idle = self._idle, []
         for link in idle:
-            link.close()
+            self._drop(link)
 
     @property
     def _where(self) -> str:

@@ -17,6 +17,7 @@ import struct
 import sys
 from collections import deque
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 QUEUED_BYTES_MAX = 64 << 20
@@ -56,6 +57,8 @@ class Wire:
         self.flip_at: int | None = None
         """The byte to a client that is spoilt next, counted like ``to_client_bytes``."""
         self.flip_every_bytes = 0
+        self.client_bytes_per_s = inf
+        self._free_at = 0.0
         self.buffer = memoryview(bytearray(READ_BYTES))
 
     def pass_to_server(self, chunk: memoryview) -> None:
@@ -71,6 +74,11 @@ class Wire:
             self.flipped_bits += 1
             self.flip_at = self.flip_at + self.flip_every_bytes if self.flip_every_bytes else None
 
+    def passed_at(self, now: float, size: int) -> float:
+        """Return when bytes to a client, behind all that arrived before, are through."""
+        self._free_at = max(now, self._free_at) + size / self.client_bytes_per_s
+        return self._free_at
+
 
 class Lane:
     """One direction of a connection: what arrives at ``source`` leaves by ``target``, later."""
@@ -81,9 +89,8 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._wire = connection.wire
-        self._pass = (
-            self._wire.pass_to_server if source is connection.client else self._wire.pass_to_client
-        )
+        self._is_up = source is connection.client
+        self._pass = self._wire.pass_to_server if self._is_up else self._wire.pass_to_client
         self._source = source
         self._target = target
         self._queue: deque[tuple[float, memoryview]] = deque()  # an empty chunk is the end
@@ -130,7 +137,8 @@ class Lane:
         self._source_ended = not chunk
         self._pass(chunk)
         now = self._loop.time()
-        due = max(self._connection.not_before, now + self._wire.delay_s / 2)
+        through = now if self._is_up else self._wire.passed_at(now, len(chunk))
+        due = max(self._connection.not_before, through + self._wire.delay_s / 2)
         if chunk and not self._queue and due <= now:
             chunk = self._send(chunk)
             if not chunk:
@@ -251,6 +259,8 @@ class Proxy:
         wire = self.wire
         if command == "delay":
             wire.delay_s = float(arguments[0])
+        elif command == "bandwidth":
+            wire.client_bytes_per_s = float(arguments[0])
         elif command == "flip":
             after_bytes, wire.flip_every_bytes = map(int, arguments)
             wire.flip_at = wire.to_client_bytes + after_bytes

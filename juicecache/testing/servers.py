@@ -190,8 +190,8 @@ class DelayingProxy:
     """A TCP proxy that puts ``delay_s`` of round trip before a server, counts, and breaks.
 
     It runs in a process of its own, so that it takes no time of the measured one. It bounds
-    neither bandwidth (it passes over 1 GB/s) nor the number of connections, and what is delayed on
-    one delays no other. Safe to use from many threads.
+    neither bandwidth, unless told to (it passes over 1 GB/s), nor the number of connections, and
+    what is delayed on one delays no other. Safe to use from many threads.
 
     Parameters
     ----------
@@ -230,6 +230,10 @@ class DelayingProxy:
     def delay(self, delay_s: float) -> None:
         """Set the round trip of all that arrives from now on."""
         self._tell(f"delay {delay_s}")
+
+    def bandwidth(self, bytes_per_s: float) -> None:
+        """Bound what all connections together bring to clients; `math.inf` is no bound."""
+        self._tell(f"bandwidth {bytes_per_s}")
 
     def hang(self) -> None:
         """Pass nothing on, and keep all connections open, as also new ones are."""

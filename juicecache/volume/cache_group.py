@@ -14,6 +14,7 @@ import os
 import socket
 import ssl
 import time
+from dataclasses import asdict
 from typing import Any
 
 from juicecache.cache.stack import TierStack
@@ -31,6 +32,7 @@ from juicecache.peers.handshake import Terms
 from juicecache.peers.link import Dialing
 from juicecache.peers.members import AddressBook, Member, resolve
 from juicecache.peers.server import PeerServer, ServerStats
+from juicecache.version import VERSION
 from juicecache.volume.blocks import Blocks
 from juicecache.volume.serving import BACKUP_S, BlockSource
 
@@ -66,23 +68,12 @@ class Directory:
             return []
         places = self._options.group_members
         if places is None:
-            return self._entered()
+            return entered(self.rows)
         if self._book is None:
             service = places.service
             look = (lambda: places.addresses) if service is None else lambda: resolve(*service)
             self._book = AddressBook(look, self.dialing())
         return self._book.members()
-
-    def _entered(self) -> list[Member]:
-        found = []
-        for row in self.rows.members():
-            try:
-                found.append(Member.parse(json.loads(row.info)))
-            except (ValueError, PeerProtocolError):
-                logger.warning(
-                    "cache group %s: the entry of member %r is damaged", row.group, row.member
-                )
-        return found
 
     def secret(self, *, create: bool = False) -> bytes:
         """Return the group's secret; empty where there is none yet."""
@@ -102,6 +93,19 @@ class Directory:
         """Close the connections. Safe to call twice."""
         if self._book is not None:
             self._book.close()
+
+
+def entered(rows: Membership) -> list[Member]:
+    """Return the members that have entered themselves, and are alive."""
+    found = []
+    for row in rows.members():
+        try:
+            found.append(Member.parse(json.loads(row.info)))
+        except (ValueError, PeerProtocolError):
+            logger.warning(
+                "cache group %s: the entry of member %r is damaged", row.group, row.member
+            )
+    return found
 
 
 def build_group(options: VolumeOptions, directory: Directory) -> Group:
@@ -137,13 +141,14 @@ class Serving:
         self._group = group
         self._weight = _weight(options, blocks.tiers)
         self._left = False
+        self._started_s = self._renewed_s = time.monotonic()
         self._is_entered = options.group_members is None
         host = options.group_ip or own_address()
         self._make_secret()
         self._source = BlockSource(
             blocks,
             group,
-            self.about,
+            self._described,
             loading_bytes_max=options.buffer_size_bytes,
             backup_until_s=time.monotonic() + BACKUP_S if options.group_backup else 0.0,
         )
@@ -200,9 +205,32 @@ class Serving:
         """Return what others learn of us."""
         return {**self.member.about(), "pid": os.getpid()}
 
+    def _described(self) -> dict[str, Any]:
+        return {
+            **self.about(),
+            "version": VERSION,
+            "uptime_s": time.monotonic() - self._started_s,
+            "server": asdict(self._server.stats()),
+        }
+
+    def report(self) -> dict[str, Any]:
+        """Return what the others are told when they ask for our counters."""
+        return self._source.stats()
+
+    def obstacle(self) -> str:
+        """Return why new clients do not find us here; empty when they do."""
+        if self._left:
+            return "it is leaving the group"
+        silent_s = time.monotonic() - self._renewed_s
+        if self._is_entered and silent_s > self._directory.rows.lifetime_s:
+            return f"its entry has ended: the metadata took no renewal for {silent_s:.0f} s"
+        return ""
+
     def _renew(self) -> None:
         if self._is_entered and not self._left:
-            self._directory.rows.renew(self.name, json.dumps(self.about()).encode())
+            info = {**self.about(), "renewed_s": time.time()}
+            self._directory.rows.renew(self.name, json.dumps(info).encode())
+            self._renewed_s = time.monotonic()
 
     # ------------------------------------------------------------------ the end
 

@@ -8,33 +8,51 @@ from typing import Any
 from juicecache.cache.tier import TierStats
 from juicecache.errors import IsDirectoryError
 from juicecache.model.layout import CHUNK_BYTES, BlockKey
+from juicecache.peers.group import GroupStats
+from juicecache.peers.server import ServerStats
 from juicecache.volume.blocks import BlockStats
+from juicecache.volume.group_report import owners
 from juicecache.volume.parts import Parts
 
 
 @dataclass(frozen=True, slots=True)
 class VolumeStats:
-    """Counters of this process since it opened the volume; ``tiers`` are in reading order."""
+    """Counters of this process since it opened the volume; ``tiers`` are in reading order.
+
+    ``group`` is the cache group as this process sees it, None for a client of none; ``serving``
+    is what this process gave to others, None unless it is a member.
+    """
 
     volume: str
     storage: str
     metadata: str
     tiers: tuple[TierStats, ...]
     blocks: BlockStats
+    group: GroupStats | None = None
+    serving: ServerStats | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
-        return asdict(self)
+        value = asdict(self)
+        if self.group is not None:
+            value["group"]["members"] = [member.about() for member in self.group.members]
+        return value
 
 
 @dataclass(frozen=True, slots=True)
 class BlockInfo:
-    """One block that a file needs: its object, raw size, the used part, and the tier it is in."""
+    """One block that a file needs: its object, raw size, the used part, and the tier it is in.
+
+    ``owner`` is the member of the cache group that the block belongs to, None without a group;
+    ``owner_has`` is None where the owner does not say.
+    """
 
     object_name: str
     length: int
     used_bytes: int
     tier: str | None
+    owner: str | None = None
+    owner_has: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +60,8 @@ class FileLayout:
     """Where the content of a file is, and what reading all of it would cost now.
 
     ``requests`` and ``request_bytes`` count what object storage would have to deliver
-    (raw bytes, before compression); ``cached_bytes`` is the used part that some tier has.
+    (raw bytes, before compression); ``cached_bytes`` is the used part that some tier has, and
+    ``peer_bytes`` the part of the rest that its owners in the cache group have.
     """
 
     path: str
@@ -52,6 +71,7 @@ class FileLayout:
     slices: int
     blocks: tuple[BlockInfo, ...]
     cached_bytes: int
+    peer_bytes: int
     hole_bytes: int
     requests: int
     request_bytes: int
@@ -69,6 +89,8 @@ def volume_stats(parts: Parts) -> VolumeStats:
         parts.engine.describe(),
         parts.tiers.stats(),
         parts.blocks.stats(),
+        None if parts.blocks.group is None else parts.blocks.group.stats(),
+        None if parts.serving is None else parts.serving.stats(),
     )
 
 
@@ -103,11 +125,19 @@ def explain_file(parts: Parts, path: str) -> FileLayout:
     """Return which blocks a file needs, in which tier each is, and what a full read would cost."""
     attr = parts.meta.resolve(path)
     chunks, slices, used = file_blocks(parts, path)
+    owned = owners(parts, used)
     blocks = tuple(
-        BlockInfo(parts.layout.object_name(key.name), key.length, size, parts.tiers.where(key))
+        BlockInfo(
+            parts.layout.object_name(key.name),
+            key.length,
+            size,
+            parts.tiers.where(key),
+            *owned.get(key, (None, None)),
+        )
         for key, size in used.items()
     )
-    absent = [block for block in blocks if block.tier is None]
+    away = [block for block in blocks if block.tier is None]
+    absent = [block for block in away if not block.owner_has]
     return FileLayout(
         path,
         attr.inode,
@@ -116,6 +146,7 @@ def explain_file(parts: Parts, path: str) -> FileLayout:
         slices,
         blocks,
         sum(block.used_bytes for block in blocks if block.tier is not None),
+        sum(block.used_bytes for block in away if block.owner_has),
         attr.length - sum(block.used_bytes for block in blocks),
         len(absent),
         sum(block.length for block in absent),

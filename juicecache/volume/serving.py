@@ -67,6 +67,7 @@ class BlockSource:
         self._lock = threading.Lock()
         self._line: deque[tuple[BlockKey, Done]] = deque()
         self._under_way = 0
+        self._handed_on = 0
 
     @property
     def is_backed_up(self) -> bool:
@@ -120,6 +121,8 @@ class BlockSource:
     def _cut(self, flight: Flight, start: int, stop: int) -> Held:
         # From the file where it was kept: what waits to be sent then holds no memory.
         held = self._tiers.hold(flight.key, start, stop)
+        if held is not None:
+            self._handed_on += 1  # without a lock, as the tiers count
         return held or held_content(memoryview(flight.future.result()), start, stop)
 
     def warm(self, block: Name, done: Callable[[Warmed], None]) -> bool:
@@ -208,7 +211,11 @@ class BlockSource:
     # ------------------------------------------------------------------ the rest
 
     def stats(self) -> dict[str, Any]:
-        """Return what this member has and did, as plain values."""
+        """Return what this member has and did, as plain values.
+
+        A block that was loaded is no hit, although it is sent from a tier; one that no tier
+        had is one miss.
+        """
         tiers = self._tiers.stats()
         blocks = self._blocks.stats()
         return {
@@ -216,8 +223,8 @@ class BlockSource:
             "capacity_bytes": sum(tier.capacity_bytes for tier in tiers),
             "used_bytes": sum(tier.used_bytes for tier in tiers),
             "items": sum(tier.items for tier in tiers),
-            "hits": sum(tier.hits for tier in tiers),
-            "misses": sum(tier.misses for tier in tiers),
+            "hits": max(0, sum(tier.hits for tier in tiers) - self._handed_on),
+            "misses": tiers[-1].misses if tiers else 0,
             "states": [tier.state for tier in tiers],
             "reasons": [tier.reason for tier in tiers if tier.reason],
             "loads": blocks.loads,

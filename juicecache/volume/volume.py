@@ -36,6 +36,14 @@ from juicecache.volume.batch import Batch
 from juicecache.volume.compacting import compact_path
 from juicecache.volume.fsck import FsckReport, check_volume
 from juicecache.volume.gc import GcReport, collect_garbage
+from juicecache.volume.group_report import (
+    GroupEntry,
+    GroupReport,
+    OwnMember,
+    group_report,
+    list_groups,
+    own_member,
+)
 from juicecache.volume.opening import open_file
 from juicecache.volume.parts import Parts, build_parts
 from juicecache.volume.read_handle import FileReader
@@ -153,6 +161,29 @@ class Volume:
     def stats(self) -> insight.VolumeStats:
         """Return the counters of this process."""
         return insight.volume_stats(self.parts())
+
+    def group(self) -> GroupReport | None:
+        """Ask all members of the cache group how they are; None for a client of no group.
+
+        They are asked at the same time; those that do not answer cost one ``remote_timeout``.
+        """
+        return group_report(self.parts())
+
+    def member(self) -> OwnMember | None:
+        """Return what this process is in its cache group; None unless it is a member."""
+        return own_member(self.parts())
+
+    def drain(self, timeout_s: float) -> None:
+        """Leave the cache group, serving on until clients know, ``timeout_s`` at the longest.
+
+        Nothing happens in a process that is no member. The volume stays open.
+        """
+        if (serving := self.parts().serving) is not None:
+            serving.drain(timeout_s)
+
+    def groups(self) -> tuple[GroupEntry, ...]:
+        """Return the cache groups of the volume whose members enter themselves here, by name."""
+        return list_groups(self.parts())
 
     def explain(self, path: str) -> insight.FileLayout:
         """Return which blocks a file needs, where each is, and what reading it would cost."""

@@ -59,6 +59,16 @@ def test_demo_measures_every_tier_and_leaves_nothing(
             row = rows[f"{tier} tier, {mode}"]
             assert (row["files"], row["bytes"]) == (12, 12 * 3 << 10)
             assert row["object_requests"] == 0
+    bare = rows["no cache, one at a time"]
+    assert (bare["files"], bare["object_requests"]) == (12, 12)
+    for step in ("peers, one at a time", "peers, many at once"):
+        assert (rows[step]["files"], rows[step]["object_requests"]) == (12, 0)
+    # The workers loaded each block once: as many requests as one client with a cache makes.
+    cold = sum(rows[f"cold, {m}"]["object_requests"] for m in ("one at a time", "many at once"))
+    assert rows["peers, which load, many at once"]["object_requests"] == cold
+    times_ms = report["one_at_a_time_ms"]
+    assert list(times_ms) == ["no cache", "peers", "directory tier", "memory tier"]
+    assert times_ms["peers"] == rows["peers, one at a time"]["seconds"] / 12 * 1e3
     assert rows["pandas.read_parquet, cold"]["object_requests"] > 0
     assert rows["pandas.read_parquet, memory tier"]["object_requests"] == 0
     assert left(tmp_path) == []
@@ -70,6 +80,7 @@ def test_demo_for_people_says_what_is_simulated(capsys: pytest.CaptureFixture[st
     assert "directory tier, one at a time" in out
     assert "SIMULATED" in out
     assert "all equal" in out
+    assert "one file at a time, from" in out
     assert main(SMALL) == 0
     assert "SIMULATED" not in capsys.readouterr().out
 
@@ -101,6 +112,25 @@ def test_demo_without_pandas_says_how_to_install_it(
     out = capsys.readouterr().out
     assert "pip install 'juicecache[pandas]'" in out
     assert "read_parquet" not in out
+
+
+def test_workers_are_as_far_from_object_storage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--latency", "100", "--json"]) == 0
+    rows = {row["step"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    loading = rows["peers, which load, many at once"]
+    assert loading["object_requests"] > 0
+    assert loading["seconds"] >= 0.1
+    assert rows["peers, many at once"]["seconds"] < 0.1
+
+
+def test_demo_without_members_says_why(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(demo.select, "epoll")
+    assert main(SMALL) == 0
+    out = capsys.readouterr().out
+    assert "need Linux" in out
+    assert "peers, one" not in out
 
 
 def test_demo_keeps_the_volume_when_asked(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -82,6 +83,21 @@ def test_proxy_delays_and_counts(echo_port: int) -> None:
             assert ask(client, b"big\n") == bytes(BIG)
         traffic = proxy.traffic()
         assert traffic == (16, 12 + BIG, 1, 0)
+
+
+def test_proxy_bounds_what_all_connections_bring_together(proxy: DelayingProxy) -> None:
+    proxy.bandwidth(2 * BIG / 0.5)
+    with connect(proxy) as one, connect(proxy) as other:
+        began = time.monotonic()
+        for client in (one, other):
+            client.sendall(b"big\n")
+        for client in (one, other):
+            receive(client, BIG)
+        assert 0.5 <= time.monotonic() - began < 5
+    proxy.bandwidth(math.inf)
+    with connect(proxy) as client:
+        ask(client, b"big\n")
+    assert proxy.traffic().to_client_bytes == 3 * BIG
 
 
 def test_many_connections_are_delayed_at_the_same_time(echo_port: int) -> None:

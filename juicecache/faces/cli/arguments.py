@@ -175,18 +175,23 @@ def given_options(arguments: Namespace) -> dict[str, object]:
 
 
 def open_meta(arguments: Namespace, **forced: object) -> Volume:
-    """Open the volume of META-URL; ``forced`` options win over the user's."""
+    """Open the volume of META-URL; ``forced`` options win over the user's.
+
+    A command comes and goes: unless it is forced to share, it only reads from a cache group.
+    """
     from juicecache.volume.volume import open_volume  # here: --help needs no volume
 
-    return open_volume(arguments.meta, **{**given_options(arguments), **forced})
+    given = {**given_options(arguments), "no_sharing": True}
+    return open_volume(arguments.meta, **{**given, **forced})
 
 
 def open_place(arguments: Namespace, volume: str, **forced: object) -> Volume:
-    """Open the volume of a place; ``forced`` options win over the user's."""
+    """Open the volume of a place, as `open_meta` does that of META-URL."""
     from juicecache.volume.volume import open_volume
 
     meta = find_volume(volume, arguments.meta, os.environ)
-    return open_volume(meta, **{**given_options(arguments), **forced})
+    given = {**given_options(arguments), "no_sharing": True}
+    return open_volume(meta, **{**given, **forced})
 
 
 METADATA_ONLY: dict[str, object] = {"read_only": True, "cache_size": "0"}

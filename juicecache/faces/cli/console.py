@@ -40,6 +40,11 @@ class Console:
         for line in lines:
             print(line)
 
+    def announce(self, value: Any, text: str) -> None:
+        """Print one line at once, for a program that waits for it: ``value`` as JSON, or text."""
+        self.end_progress()
+        print(json.dumps(value) if self.machine else text, flush=True)
+
     def line(self, text: str = "") -> None:
         """Print one line of a result in parts; nothing for machines."""
         if not self.machine:

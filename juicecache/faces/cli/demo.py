@@ -2,14 +2,15 @@
 
 The volume is a SQLite file and a local directory in a temporary folder; nothing of the
 user's (volume list, cache folder) is touched. All access goes through fsspec, as a program's
-would. Law: every byte that is read is checked, outside of the time that is measured, and what
-is simulated is called so.
+would; the members of its cache group are processes of their own. Law: every byte that is read
+is checked, outside of the time that is measured, and what is simulated is called so.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
+import select
 import shutil
 import signal
 import tempfile
@@ -19,11 +20,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from juicecache.errors import ConfigError, CorruptBlockError, NoSpaceError
 from juicecache.faces.cli.arguments import Command, count, size_bytes
-from juicecache.faces.cli.console import Console, size, table
+from juicecache.faces.cli.console import Console, size
+from juicecache.faces.cli.demo_table import (
+    DIRECTORY,
+    MEMORY,
+    NO_CACHE,
+    PEERS,
+    Row,
+    comparison,
+    comparison_lines,
+    row_lines,
+    step_name,
+)
 
 _VOLUME = "demo"
 _VOLUME_URL = f"juicecache://{_VOLUME}/"
@@ -33,40 +45,10 @@ _BATCH_BYTES = 32 << 20
 """Content written or read by one call."""
 _SINGLE_COLD_FILES = 100
 """Files read cold one at a time: a far store makes each of them wait for a request."""
+_WORKERS = 3
 _ROWS = 500_000
 """Of the Parquet file: some 10 MB."""
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (a folder of our own is made in it)
-
-
-class _Row(NamedTuple):
-    """One measurement."""
-
-    step: str
-    files: int
-    total_bytes: int
-    elapsed_s: float
-    requests: int
-
-    def plain(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "files": self.files,
-            "bytes": self.total_bytes,
-            "seconds": self.elapsed_s,
-            "files_per_s": self.files / self.elapsed_s,
-            "bytes_per_s": self.total_bytes / self.elapsed_s,
-            "object_requests": self.requests,
-        }
-
-    def cells(self) -> tuple[str, ...]:
-        return (
-            self.step,
-            f"{self.files:,}",
-            f"{self.files / self.elapsed_s:,.0f}" if self.files > 1 else "",
-            f"{self.total_bytes / self.elapsed_s / 1e6:,.0f}",
-            f"{self.elapsed_s:.3f}",
-            f"{self.requests:,}",
-        )
 
 
 def _latency_ms(text: str) -> float:
@@ -104,12 +86,16 @@ def _demo(arguments: Namespace, console: Console) -> int:
         pandas = _pandas_problem()
         demo.announce(table=pandas is None)
         demo.write()
+        demo.read_bare()
         demo.read_cold()
-        demo.read_warm("directory", str(cache / "cold"))
-        demo.read_warm("memory", "memory")
+        group = _group_problem()
+        if group is None:
+            demo.read_peers()
+        demo.read_warm(DIRECTORY, str(cache / "cold"))
+        demo.read_warm(MEMORY, "memory")
         if pandas is None:
             demo.read_table()
-        demo.report(pandas, keep=arguments.keep)
+        demo.report([reason for reason in (pandas, group) if reason], keep=arguments.keep)
     return 0
 
 
@@ -121,7 +107,7 @@ def _folders(total_bytes: int, *, keep: bool) -> Iterator[tuple[Path, Path]]:
         folder = Path(tempfile.mkdtemp(prefix="juicecache-demo-"))
         if not keep:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        needed = 3 * total_bytes + _BATCH_BYTES
+        needed = 4 * total_bytes + _BATCH_BYTES
         if shutil.disk_usage(folder).free < needed:
             raise NoSpaceError(str(folder), f"the demonstration needs {size(needed)} here")
         place = folder
@@ -161,6 +147,13 @@ def _pandas_problem() -> str | None:
     )
 
 
+def _group_problem() -> str | None:
+    """Return why the cache group is skipped; None where it can run."""
+    if hasattr(select, "epoll"):
+        return None
+    return "skipped: the cache group (its members need Linux)"
+
+
 class _Demo:
     """The steps of one run and what they measured."""
 
@@ -173,7 +166,7 @@ class _Demo:
         self.file_bytes: int = arguments.size
         self.paths = [f"/photos/{n // 1000:03d}/{n:06d}.bin" for n in range(arguments.files)]
         self.digests: dict[str, bytes] = {}
-        self.rows: list[_Row] = []
+        self.rows: list[Row] = []
 
     def announce(self, *, table: bool) -> None:
         """Say what is about to happen."""
@@ -189,8 +182,11 @@ class _Demo:
         self.console.line()
 
     @contextmanager
-    def connected(self, cache_dir: str = "") -> Iterator[Any]:
-        """Open the volume anew, with empty memory, through fsspec; without a folder, no cache."""
+    def connected(self, cache_dir: str = "", group: str = "") -> Iterator[Any]:
+        """Open the volume anew, with empty memory, through fsspec; without a folder, no cache.
+
+        With a group it reads from that.
+        """
         import fsspec
 
         # Known to an installed package already; a source tree has no entry points.
@@ -198,6 +194,8 @@ class _Demo:
             "juicecache", "juicecache.faces.filesystem.JuiceCacheFileSystem", clobber=True
         )
         options: dict[str, Any] = {"cache_dir": cache_dir} if cache_dir else {"cache_size": "0"}
+        if group:
+            options |= {"cache_group": group, "no_sharing": True}
         fs = fsspec.filesystem(
             "juicecache",
             volume=_VOLUME,
@@ -235,6 +233,21 @@ class _Demo:
                 self._progress("writing", done)
             self._note("write, many at once", done, elapsed_s, fs.stats().blocks.uploads)
 
+    def read_bare(self) -> None:
+        """Read some files, one at a time, as a client that keeps nothing and knows nobody."""
+        with self.connected() as fs:
+            self._read(NO_CACHE, fs, self.paths[:_SINGLE_COLD_FILES], at_once=False)
+
+    def read_peers(self) -> None:
+        """Read as a client that keeps nothing, from workers: at first they load, then they have."""
+        from juicecache.faces.cli.demo_workers import GROUP, workers
+
+        folders = [self.cache / f"worker-{number}" for number in range(_WORKERS)]
+        with workers(self.meta, folders, self.latency_ms / 1000), self.connected("", GROUP) as fs:
+            self._read(f"{PEERS}, which load", fs, self.paths, at_once=True)
+            self._read(PEERS, fs, self.paths, at_once=False)
+            self._read(PEERS, fs, self.paths, at_once=True)
+
     def read_cold(self) -> None:
         """Read with every tier empty: some files one at a time, the others many at once."""
         single = min(_SINGLE_COLD_FILES, max(len(self.paths) // 2, 1))
@@ -246,10 +259,10 @@ class _Demo:
     def read_warm(self, tier: str, cache_dir: str) -> None:
         """Load what one tier lacks, then read all files from it, in both ways."""
         with self.connected(cache_dir) as fs:
-            self.console.progress(f"warming up the {tier} tier")
+            self.console.progress(f"warming up the {tier}")
             fs.warmup("/")
-            self._read(f"{tier} tier", fs, self.paths, at_once=False)
-            self._read(f"{tier} tier", fs, self.paths, at_once=True)
+            self._read(tier, fs, self.paths, at_once=False)
+            self._read(tier, fs, self.paths, at_once=True)
 
     def _read(self, step: str, fs: Any, paths: Sequence[str], *, at_once: bool) -> None:
         """Read and check files; only the reading is timed."""
@@ -265,8 +278,7 @@ class _Demo:
                 self._check(path, self.digests[path], _digest(content), step)
             done += len(batch)
             self._progress(f"reading, {step}", done)
-        mode = "many at once" if at_once else "one at a time"
-        self._note(f"{step}, {mode}", done, elapsed_s, _requests(fs) - before)
+        self._note(step_name(step, at_once=at_once), done, elapsed_s, _requests(fs) - before)
 
     def read_table(self) -> None:
         """Write a Parquet file with pandas and read it cold, then from each tier."""
@@ -292,16 +304,19 @@ class _Demo:
                 elapsed_s = time.perf_counter() - started_s
                 self._check(path, True, frame.equals(found), step)
                 length, requests = fs.size(path), _requests(fs) - before
-            self.rows.append(_Row(f"pandas.read_parquet, {step}", 1, length, elapsed_s, requests))
+            self.rows.append(Row(f"pandas.read_parquet, {step}", 1, length, elapsed_s, requests))
 
-    def report(self, skipped: str | None, *, keep: bool) -> None:
-        """Print the table."""
-        headers = ("", "files", "files/s", "MB/s", "seconds", "object requests")
-        lines = table(headers, [row.cells() for row in self.rows])
-        lines += [
+    def report(self, skipped: Sequence[str], *, keep: bool) -> None:
+        """Print the tables."""
+        lines = [
+            *row_lines(self.rows),
+            "",
+            *comparison_lines(self.rows),
             "",
             "every byte read was compared with what was written: all equal",
             "cold: no tier has the blocks, but the kernel may hold the local directory's pages",
+            "no cache, peers: the client keeps nothing; the peers are three workers, processes of",
+            "this machine, without a network between, and what they load counts as requests, too",
             "memory tier: a file of one block is handed over without a copy",
         ]
         if self.latency_ms:
@@ -309,8 +324,9 @@ class _Demo:
                 f"SIMULATED: every object request took {self.latency_ms:g} ms longer than the "
                 "local directory"
             )
-        if skipped:
-            lines.append(skipped)
+        else:
+            lines.append("object storage is as near as a local directory: see also --latency 20")
+        lines += skipped
         if keep:
             lines.append(
                 f"kept: {self.folder}; try: juicecache ls {_VOLUME_URL} --meta {self.meta}"
@@ -318,8 +334,9 @@ class _Demo:
         value = {
             "simulated_latency_ms": self.latency_ms,
             "rows": [row.plain() for row in self.rows],
+            "one_at_a_time_ms": comparison(self.rows),
             "verified": True,
-            "skipped": skipped,
+            "skipped": "; ".join(skipped) or None,
             "kept": str(self.folder) if keep else None,
         }
         self.console.result(value, lines)
@@ -333,7 +350,7 @@ class _Demo:
         self.console.progress(f"{what}: {done} of {len(self.paths)} files")
 
     def _note(self, step: str, files: int, elapsed_s: float, requests: int) -> None:
-        self.rows.append(_Row(step, files, files * self.file_bytes, elapsed_s, requests))
+        self.rows.append(Row(step, files, files * self.file_bytes, elapsed_s, requests))
 
     @staticmethod
     def _check(path: str, expected: object, found: object, step: str) -> None:
@@ -349,9 +366,12 @@ def _late_volume(meta: str, options: Any, pause_s: float) -> Any:
 
 
 def _requests(fs: Any) -> int:
-    """Return how often object storage was asked for content."""
+    """Return how often object storage was asked for content, by workers for us, too."""
     blocks = fs.stats().blocks
-    return int(blocks.loads + blocks.range_gets)
+    report = fs.volume.group()
+    members = () if report is None else report.members
+    served = sum(member.stats.loads for member in members if member.stats is not None)
+    return int(blocks.loads + blocks.range_gets + served)
 
 
 def _digest(content: Any) -> bytes:

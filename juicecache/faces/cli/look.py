@@ -18,6 +18,8 @@ from juicecache.faces.cli.console import Console, fields, name_shown, size, tabl
 from juicecache.volume.insight import FileLayout
 from juicecache.volume.volume import Volume
 
+_HAS = {True: "yes", False: "no", None: "unknown"}
+
 
 def _info(arguments: Namespace, console: Console) -> int:
     """Print the inode of a path, and a file's objects."""
@@ -62,16 +64,22 @@ def _layout_lines(layout: FileLayout) -> list[str]:
         if layout.requests
         else "nothing from object storage"
     )
+    has_group = any(block.owner for block in layout.blocks)
+    peers = f"with members of the group: {size(layout.peer_bytes)}; " if has_group else ""
+    owners = ("owner", "has it") if has_group else ()
     return [
         f"{name_shown(layout.path)}: {size(layout.length)} in {layout.chunks} chunks, "
         f"{layout.slices} slices, {len(layout.blocks)} blocks",
-        f"cached: {size(layout.cached_bytes)}; holes: {size(layout.hole_bytes)}",
+        f"cached: {size(layout.cached_bytes)}; {peers}holes: {size(layout.hole_bytes)}",
         f"a full read now takes {cost}",
         "",
         *table(
-            ("object", "length", "used", "tier"),
+            ("object", "length", "used", "tier", *owners),
             [
-                (b.object_name, str(b.length), str(b.used_bytes), b.tier or "-")
+                (
+                    *(b.object_name, str(b.length), str(b.used_bytes), b.tier or "-"),
+                    *((b.owner or "-", _HAS[b.owner_has]) if has_group else ()),
+                )
                 for b in layout.blocks
             ],
         ),

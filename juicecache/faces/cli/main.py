@@ -31,6 +31,8 @@ _COMMANDS = {
     "rm": ("files", "remove files and directories"),
     "cp": ("copy", "copy between a volume and local files, or inside a volume"),
     "warmup": ("warmup", "load files into the cache, check or evict them"),
+    "worker": ("worker", "lend the cache of this machine to a cache group, until told to stop"),
+    "group": ("group", "show the cache groups of a volume, or the members of one"),
     "gc": ("upkeep", "find, and with --delete remove, objects that no file needs"),
     "fsck": ("upkeep", "check that every object that a file needs is there"),
     "bench": ("bench", "measure a volume, or a local directory, with big and small files"),

@@ -24,6 +24,7 @@ from juicecache.testing.workers import Worker, worker
 KIB, MIB, GB = 1 << 10, 1 << 20, 10**9
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _NUMBER = struct.Struct("<I")
+_END = 0xFFFFFFFF
 _SPAWN = multiprocessing.get_context("spawn")
 """New interpreters: nothing of this process, and none of its threads, is in them."""
 
@@ -112,6 +113,27 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
+@contextmanager
+def placed(pids: Sequence[int], *, apart: bool) -> Iterator[None]:
+    """Keep this process on one core and others on another, or leave it to the kernel."""
+    everywhere = os.sched_getaffinity(0)
+    if not apart or len(everywhere) < 2:
+        yield
+        return
+    mine, theirs = sorted(everywhere)[:2]
+    try:
+        _keep_on({os.getpid(): {mine}, **{pid: {theirs} for pid in pids}})
+        yield
+    finally:
+        _keep_on(dict.fromkeys((os.getpid(), *pids), everywhere))
+
+
+def _keep_on(cores: dict[int, set[int]]) -> None:
+    for pid, some in cores.items():
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setaffinity(int(thread), some)
+
+
 # --------------------------------------------------------------------- processes
 
 
@@ -192,7 +214,8 @@ def _rate(read: Callable[[int], int], count: int, time_s: float) -> float:
 class BareLoop:
     """The least that sending files can cost: `sendfile` on one side, `recv_into` on the other.
 
-    One connection, both ends blocking, the server in a process of its own. A request is a number.
+    One connection at a time, both ends blocking, the server in a process of its own. A request is
+    a number.
 
     Parameters
     ----------
@@ -205,10 +228,20 @@ class BareLoop:
         self._process = _SPAWN.Process(target=_serve_bare, args=(files, size, keeps_open, theirs))
         self._process.start()
         self.pid: int = self._process.pid
-        self.files, self.size = files, size
-        self._socket = socket.create_connection(("127.0.0.1", ours.recv()))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.size = size
+        self._port = ours.recv()
         self._buffer = memoryview(bytearray(size))
+        self._socket = self._connect()
+
+    def _connect(self) -> socket.socket:
+        connected = socket.create_connection(("127.0.0.1", self._port))
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connected
+
+    def reconnect(self) -> None:
+        """Begin with a new connection, whose windows the kernel may size in another way."""
+        self._socket.close()
+        self._socket = self._connect()
 
     def fetch(self, number: int) -> int:
         """Receive a file into the one buffer."""
@@ -225,6 +258,7 @@ class BareLoop:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._socket.sendall(_NUMBER.pack(_END))
         self._socket.close()
         self._process.join()
 
@@ -234,17 +268,28 @@ def _serve_bare(files: Sequence[Path], size: int, keeps_open: bool, pipe: Any) -
     kept = [os.open(name, os.O_RDONLY) for name in names] if keeps_open else []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         pipe.send(listener.getsockname()[1])
-        connected, _ = listener.accept()
+        while _serve_caller(listener.accept()[0], names, kept, size):
+            pass
+
+
+def _serve_caller(
+    connected: socket.socket, names: Sequence[str], kept: Sequence[int], size: int
+) -> bool:
+    """Serve one connection; False when it says that it was the last."""
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    out = connected.fileno()
-    while request := connected.recv(_NUMBER.size):
-        (number,) = _NUMBER.unpack(request)
-        file = kept[number] if keeps_open else os.open(names[number], os.O_RDONLY | os.O_CLOEXEC)
-        sent = 0
-        while sent < size:
-            sent += os.sendfile(out, file, sent, size - sent)
-        if not keeps_open:
-            os.close(file)
+    with connected:
+        out = connected.fileno()
+        while request := connected.recv(_NUMBER.size):
+            (number,) = _NUMBER.unpack(request)
+            if number == _END:
+                return False
+            file = kept[number] if kept else os.open(names[number], os.O_RDONLY | os.O_CLOEXEC)
+            sent = 0
+            while sent < size:
+                sent += os.sendfile(out, file, sent, size - sent)
+            if not kept:
+                os.close(file)
+    return True
 
 
 def bare_pair(files: Sequence[Path], size: int, _: int) -> Callable[[float], float]:

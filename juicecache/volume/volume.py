@@ -199,7 +199,8 @@ class Volume:
     ) -> warm.WarmReport:
         """Load every block of the files at and below ``paths`` into the tiers.
 
-        Safe to interrupt and to repeat.
+        In a cache group each owner loads its own blocks into its tiers, all at the same time, and
+        nothing passes through this process. Safe to interrupt and to repeat.
 
         Parameters
         ----------
@@ -208,7 +209,7 @@ class Volume:
         evict
             Drop the blocks from the tiers instead.
         progress
-            Called after each file with the report so far.
+            Called with the report so far, after each file and while owners work.
         """
         return warm.warm_paths(self.parts(), paths, check=check, evict=evict, progress=progress)
 

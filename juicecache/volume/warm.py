@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from juicecache.cache.stack import TierStack
 from juicecache.errors import JuicecacheError
 from juicecache.model.layout import BlockKey
+from juicecache.peers.wire import Kind
 from juicecache.volume.flight import Flight
+from juicecache.volume.group_warm import End, Ended, GroupWarming
 from juicecache.volume.insight import file_blocks
 from juicecache.volume.parts import Parts
 
@@ -18,8 +20,20 @@ from juicecache.volume.parts import Parts
 class WarmReport:
     """What a warm-up saw and did so far; ``cached_*`` were in a tier before.
 
-    ``dropped_blocks``, known at the end, were cached or loaded and are in no tier now: these had
-    no room for them, or gave it to others. Of very many blocks, those visited last are looked at.
+    In a cache group it is the tiers of the owners that count, else our own.
+
+    Attributes
+    ----------
+    files, blocks, bytes
+        Found so far; ``is_walked`` when these are all.
+    dropped_blocks
+        They were cached or loaded and are in no tier now, which had no room for them or gave it to
+        others. Without a group this is known at the end, and of very many blocks those visited
+        last are looked at.
+    failed_blocks, errors
+        What could not be loaded, and why.
+    group
+        The cache group whose owners did it; empty for this machine.
     """
 
     files: int = 0
@@ -31,7 +45,10 @@ class WarmReport:
     loaded_bytes: int = 0
     evicted_blocks: int = 0
     dropped_blocks: int = 0
+    failed_blocks: int = 0
     errors: tuple[str, ...] = ()
+    group: str = ""
+    is_walked: bool = False
 
 
 _ERRORS_MAX = 100
@@ -76,6 +93,9 @@ def warm_paths(
     progress: Callable[[WarmReport], None] | None = None,
 ) -> WarmReport:
     """Load every block of the files below ``paths`` into the tiers; see `Volume.warmup`."""
+    if parts.blocks.group is not None:
+        act = Kind.HAS if check else Kind.EVICT if evict else Kind.WARM
+        return _GroupWarm(parts, act, progress).run(paths)
     window: deque[Flight] = deque()
     try:
         return _warm(parts, paths, window, check=check, evict=evict, progress=progress)
@@ -106,6 +126,7 @@ def _warm(
                 report = _visit(parts, key, window, seen, report, check=check, evict=evict)
             if progress is not None:
                 progress(report)
+    report = replace(report, is_walked=True)
     while window:
         report = _take(parts, window.popleft(), seen, report)
     if not check and not evict:
@@ -152,13 +173,75 @@ def _take(parts: Parts, flight: Flight, seen: _Seen, report: WarmReport) -> Warm
     try:
         body = parts.blocks.settle(flight)
     except JuicecacheError as error:
-        return _failed(report, str(error))
+        return _failed(replace(report, failed_blocks=report.failed_blocks + 1), str(error))
     seen.expect(flight.key)
     return replace(
         report,
         loaded_blocks=report.loaded_blocks + 1,
         loaded_bytes=report.loaded_bytes + len(body),
     )
+
+
+class _GroupWarm:
+    """A warm-up by the owners of a cache group, and the report of it."""
+
+    def __init__(
+        self, parts: Parts, act: Kind, progress: Callable[[WarmReport], None] | None
+    ) -> None:
+        assert parts.blocks.group is not None
+        self._parts = parts
+        self._act = act
+        self._progress = progress
+        self._report = WarmReport(group=parts.blocks.group.name)
+
+    def run(self, paths: Sequence[str]) -> WarmReport:
+        """Walk, and return what became of it."""
+        GroupWarming(self._parts.blocks, self._act).run(self._keys(paths), self._note, self._look)
+        self._look()
+        return self._report
+
+    def _keys(self, paths: Sequence[str]) -> Iterator[BlockKey]:
+        seen = _Seen()
+        for path in paths:
+            for file in _files_below(self._parts, path):
+                self._add(files=1)
+                try:
+                    keys = file_blocks(self._parts, file)[2]
+                except JuicecacheError as error:
+                    self._report = _failed(self._report, f"{file}: {error}")
+                    continue
+                for key in filter(seen.add, keys):
+                    self._add(blocks=1, bytes=key.length)
+                    yield key
+                self._look()
+        self._report = replace(self._report, is_walked=True)
+
+    def _note(self, ended: Ended) -> None:
+        size_bytes = ended.key.length
+        if self._act == Kind.EVICT:
+            self._parts.blocks.evict(ended.key)  # what this client keeps besides
+        if ended.end == End.FAILED:
+            self._add(failed_blocks=1)
+            name = self._parts.layout.object_name(ended.key.name)
+            self._report = _failed(self._report, f"{name}: {ended.reason}")
+        elif ended.end == End.CACHED and self._act == Kind.EVICT:
+            self._add(evicted_blocks=1)
+        elif ended.end == End.CACHED:
+            self._add(cached_blocks=1, cached_bytes=size_bytes)
+        elif ended.end in (End.LOADED, End.DROPPED):
+            dropped = ended.end == End.DROPPED
+            self._add(loaded_blocks=1, loaded_bytes=size_bytes, dropped_blocks=dropped)
+
+    def _add(self, **counts: int) -> None:
+        report = self._report
+        self._report = replace(
+            report,
+            **{name: getattr(report, name) + count for name, count in counts.items()},
+        )
+
+    def _look(self) -> None:
+        if self._progress is not None:
+            self._progress(self._report)
 
 
 def _failed(report: WarmReport, message: str) -> WarmReport:

@@ -42,7 +42,22 @@ _COMMANDS = {
 
 
 class _Parser(ArgumentParser):
-    """A parser whose complaints quote no value that it could not place: it may be a secret."""
+    """A parser whose complaints quote no value that it could not place: it may be a secret.
+
+    Options may stand between the arguments of a command.
+    """
+
+    _is_mixing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Read the options first and the other arguments then, unless a command is to be found."""
+        if self._is_mixing or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self._is_mixing = True  # it calls back
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_mixing = False
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, extras = self.parse_known_args(args, namespace)

@@ -1,16 +1,23 @@
-"""The command ``warmup``: files into the cache of this machine, ahead of their use."""
+"""The command ``warmup``: files into the cache of this machine, or of a group, ahead of their use.
+
+Places are ``juicecache://VOLUME/path``, or paths behind one metadata URL.
+"""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
 from dataclasses import asdict
 
+from juicecache.addresses import VOLUME_SCHEMES
 from juicecache.errors import ConfigError
 from juicecache.faces.cli.arguments import (
     Command,
     Place,
-    add_places,
+    add_meta_flag,
+    add_volume_options,
     count,
+    metadata,
     open_place,
     volume_place,
 )
@@ -26,15 +33,23 @@ def _configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "-p", "--threads", type=count(1, 10_000), help="requests at once, as --max-downloads"
     )
-    add_places(parser, "paths", nargs="*")
+    parser.add_argument(
+        "paths",
+        metavar="PATH",
+        nargs="*",
+        help="juicecache://VOLUME/path; or a META-URL, and behind it paths inside its volume",
+    )
+    add_meta_flag(parser)
+    add_volume_options(parser)
 
 
 def _warmup(arguments: Namespace, console: Console) -> int:
     """Load, check or evict; 1 when some file could not be read, or did not stay in the cache."""
-    places = [*arguments.paths, *(_listed(arguments.file) if arguments.file else ())]
+    meta, places = _placed(arguments)
     volumes = dict.fromkeys(place.volume for place in places)
     if len(volumes) != 1:
         raise ConfigError("warmup takes one or more paths, all of one volume")
+    arguments.meta = meta or arguments.meta
     at_once: dict[str, object] = {"max_downloads": arguments.threads} if arguments.threads else {}
     with open_place(arguments, next(iter(volumes)), read_only=True, **at_once) as volume:
         report = volume.warmup(
@@ -47,16 +62,45 @@ def _warmup(arguments: Namespace, console: Console) -> int:
     lines = [_line(report, arguments), *(f"failed: {error}" for error in report.errors)]
     if report.dropped_blocks:
         many = f"{report.dropped_blocks} of these blocks did not stay in it"
-        lines.append("; ".join([f"the cache is too small: {many}", *reasons]))
+        whose = "the caches of the group are" if report.group else "the cache is"
+        lines.append("; ".join([f"{whose} too small: {many}", *reasons]))
     console.result(asdict(report), lines)
     return 1 if report.errors or report.dropped_blocks else 0
 
 
-def _listed(path: str) -> list[Place]:
+def _placed(arguments: Namespace) -> tuple[str, list[Place]]:
+    """Return the metadata URL, if it is the first argument, and all places."""
+    words: list[str] = arguments.paths
+    meta, read = "", volume_place
+    try:
+        if words and words[0].partition("://")[0] not in VOLUME_SCHEMES:
+            meta, read = metadata(words[0]), _inner_place
+            del words[0]
+        places = [read(word) for word in words]
+    except ArgumentTypeError as error:
+        raise ConfigError(str(error)) from None
+    if arguments.file:
+        places += _listed(arguments.file, read)
+    if meta and not places:
+        places = [Place(_THE_ONE, "/")]
+    return meta, places
+
+
+_THE_ONE = ""
+"""The volume of the metadata URL, whatever its name is."""
+
+
+def _inner_place(text: str) -> Place:
+    if not text.startswith("/"):
+        raise ArgumentTypeError(f"{text!r} is no path inside the volume: those begin with '/'")
+    return Place(_THE_ONE, text)
+
+
+def _listed(path: str, read: Callable[[str], Place]) -> list[Place]:
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         lines = [line.rstrip("\n") for line in file]
     try:
-        return [volume_place(line) for line in lines if line]
+        return [read(line) for line in lines if line]
     except ArgumentTypeError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -65,10 +109,13 @@ def _line(report: WarmReport, arguments: Namespace) -> str:
     seen = f"{report.files} files, {report.blocks} blocks, {size(report.bytes)}"
     if arguments.evict:
         return f"{seen}; evicted {report.evicted_blocks} blocks"
-    cached = f"{report.cached_blocks} blocks ({size(report.cached_bytes)}) in the cache"
+    where = f"the cache group {report.group}" if report.group else "the cache"
+    cached = f"{report.cached_blocks} blocks ({size(report.cached_bytes)}) in {where}"
     if arguments.check:
         return f"{seen}; {cached}"
-    return f"{seen}; {cached} before, loaded {report.loaded_blocks} ({size(report.loaded_bytes)})"
+    failed = f", failed {report.failed_blocks}" if report.failed_blocks else ""
+    loaded = f"loaded {report.loaded_blocks} ({size(report.loaded_bytes)})"
+    return f"{seen}; {cached} before, {loaded}{failed}"
 
 
 COMMANDS = {"warmup": Command(_configure, _warmup)}

@@ -225,7 +225,9 @@ class BareLoop:
 
     def __init__(self, files: Sequence[Path], size: int, *, keeps_open: bool = False) -> None:
         ours, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_serve_bare, args=(files, size, keeps_open, theirs))
+        arguments = (files, size, keeps_open, theirs)
+        # Whoever forgets to close this is not kept from ending.
+        self._process = _SPAWN.Process(target=_serve_bare, args=arguments, daemon=True)
         self._process.start()
         self.pid: int = self._process.pid
         self.size = size

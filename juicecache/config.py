@@ -393,7 +393,8 @@ class VolumeOptions:
         for name in options:
             if name not in _BY_NAME:
                 known = [*_BY_NAME, *(() if name in _ARGUMENTS else _ARGUMENTS)]
-                raise ConfigError(f"unknown option {name!r}{nearest(name, known)}")
+                hint = nearest(name.replace("-", "_"), known)
+                raise ConfigError(f"unknown option {name!r}{hint}")
         values: dict[str, Any] = {"cache_dir": default_cache_dir(environ)}
         for option in OPTIONS:
             given = options.get(option.name)
@@ -413,7 +414,7 @@ def _check_group(options: Mapping[str, object], values: Mapping[str, Any]) -> No
     """Raise ConfigError where the options of a cache group do not fit together."""
     if not values.get("cache_group"):
         for name in _GROUP_OPTIONS:
-            if options.get(name) is not None:
+            if options.get(name):
                 raise ConfigError(f"option {name} needs cache_group, the name of the group")
     if bool(values.get("cert_file")) != bool(values.get("key_file")):
         raise ConfigError("options cert_file and key_file need each other")
@@ -436,7 +437,10 @@ OPTIONS: tuple[Option, ...] = tuple(
 _BY_NAME = {option.name: option for option in OPTIONS}
 _SHORT_FORM = ("cache_dir", "cache_size", "memory_size")
 """What `VolumeOptions.tiers` says at length."""
-_GROUP_OPTIONS = ("group_members", "group_secret", "group_weight", "group_ip", "group_port")
+_GROUP_OPTIONS = (
+    *("no_sharing", "group_weight", "group_backup", "fill_group_cache", "cache_group_size"),
+    *("group_members", "group_secret", "group_ip", "group_port"),
+)
 """What means nothing without `VolumeOptions.cache_group`."""
 _ARGUMENTS = ("volume", "meta")
 """What may stand beside the options, and be misspelt as they are."""

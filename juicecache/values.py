@@ -279,7 +279,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return the end of a complaint that names the known word next to a wrong one, or nothing."""
     import difflib  # here: only a mistake needs it
 
-    nearest = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+    nearest = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 

@@ -38,7 +38,7 @@ from juicecache.faces.moving import move, move_pairs, topmost
 from juicecache.model.attr import Attr, NodeType
 from juicecache.runtime import BoundedExecutor
 from juicecache.volume.insight import FileLayout, VolumeStats
-from juicecache.volume.volume import Volume
+from juicecache.volume.volume import Volume, check_name
 from juicecache.volume.warm import WarmReport
 
 _THREADS = 16
@@ -121,20 +121,10 @@ class JuiceCacheFileSystem(VolumeContents):
         self.asynchronous = asynchronous
         self._loop = loop
         parsed = VolumeOptions.from_options(options)  # first: a misspelt "volume" is named
-        self.volume = Volume(find_volume(volume, meta), parsed)
+        self.volume = check_name(Volume(find_volume(volume, meta), parsed), volume)
         self.executor = BoundedExecutor(_THREADS, "juicecache-fsspec")
-        self._check_name(volume)
         # fsspec wants a class method, which cannot know whose URL it is given.
         self._strip_protocol = partial(_path_of, self.volume.setting.name)  # type: ignore[method-assign]  # the same with one thing more known
-
-    def _check_name(self, wanted: str) -> None:
-        found = self.volume.setting.name
-        if wanted and wanted != found:
-            self.volume.close()
-            raise ConfigError(
-                f"the metadata address of volume {wanted!r} leads to volume {found!r}; "
-                "correct the name, 'meta', JUICECACHE_META or the volume list"
-            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Carry the arguments to another process, which reads from a cache group and is no member.

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from juicecache.forks import survive_fork
 from juicecache.peers.link import Dialing
@@ -55,11 +54,16 @@ class _View:
         self.peers = peers
         self.me = me
         self.ring = Ring({member.name: member.weight for member in members})
+        self._former: Ring | None = None
 
-    @cached_property
+    @property
     def former(self) -> Ring:
         """Where a new member's blocks were before it came; other new ones do not have them."""
-        return Ring({m.name: m.weight for m in self.members if not m.backup and m.name != self.me})
+        # `cached_property` of Python 3.11 has a lock, which a forked child could find held.
+        if self._former is None:
+            old = [m for m in self.members if not m.backup and m.name != self.me]
+            self._former = Ring({member.name: member.weight for member in old})
+        return self._former
 
 
 class Group:
@@ -71,6 +75,8 @@ class Group:
         Returns the members that are alive, ourselves included; called on our thread.
     dialing
         Returns how members are reached; called when there are any.
+    remark
+        Returns what is wrong with the list though it could be read.
     size_min
         So many members must be there before any is used.
     heartbeat_s
@@ -88,6 +94,7 @@ class Group:
         listing: Callable[[], Sequence[Member]],
         dialing: Callable[[], Dialing],
         *,
+        remark: Callable[[], str] = str,
         size_min: int = 0,
         heartbeat_s: float = 12.0,
     ) -> None:
@@ -95,6 +102,7 @@ class Group:
         self.me = ""
         self._listing = listing
         self._dialing = dialing
+        self._remark = remark
         self._size_min = size_min
         self._heartbeat_s = heartbeat_s
         self._beat: Callable[[], None] | None = None
@@ -214,7 +222,10 @@ class Group:
                 beat_at_s = time.monotonic() + self._heartbeat_s * random.uniform(1 - _JITTER, 1)
             down = [peer for peer in self.peers().values() if not peer.is_up]
             for peer in sorted(down, key=lambda peer: peer.probe_at_s):
-                peer.probe()
+                try:
+                    peer.probe()
+                except Exception:  # without this thread no list is read and nobody comes back
+                    logger.exception("cache group %s: probing a member failed", self.name)
                 # Each that hangs takes a time limit: many must not make us look dead ourselves.
                 if wake.is_set() or time.monotonic() >= beat_at_s:
                     break
@@ -231,7 +242,10 @@ class Group:
         if view is None:
             return GroupStats(self.name, self.me, "waiting", "not asked yet", (), {}, ())
         usable = any(member.weight for member in view.members)
-        reason = self._reason or ("" if usable else "it has no members")
+        reason = self._reason
+        if not (usable or reason):
+            reason = "the weights of its members are 0" if view.members else "it has no members"
+        reason = "; ".join(filter(None, (reason, self._remark())))
         return GroupStats(
             self.name,
             self.me,

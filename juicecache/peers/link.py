@@ -30,17 +30,21 @@ from juicecache.peers.wire import PREFIX_BYTES, Frame, Kind, Name
 
 Address = tuple[str, int]
 
-_TICKS = 4
+_TICKS = 25
 """A receive gives up after so many parts of the time that a peer may be silent: it returns early
-with what has come, so that only a silence of the whole time, and one part, ends it."""
+with what has come, so that only a silence of the whole time, and 4% at most, ends it."""
 _TICK_S_MIN = 0.02
 _TLS_BYTES = 256 * 1024
 """Asked of TLS at once; it gives a record of 16 KiB a call whatever is asked."""
 _TIMEVAL = struct.Struct("ll")
 _SILENT = (BlockingIOError, TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_HANDSHAKE_TIMEOUTS = 2
-"""A handshake ends after so much time in all, whatever is heard: nobody has proved yet that he
-may keep us waiting."""
+_TRICKLE_TIMEOUTS = 10
+"""A frame that comes byte by byte is waited for so long, and a body for the time that it takes at
+the slowest pace, too: a member that has gone wrong must not keep a reader for ever."""
+_SLOWEST_BYTES_S = 64 << 10
+"""Less than a thousand readers of one member have each on 1 Gbit/s."""
+_LOADING_S_MAX = 900.0
+"""Object storage is asked again for ten minutes and a little more; no load takes longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,16 +178,29 @@ class Link:
     def warm(self, blocks: Sequence[Name]) -> Iterator[tuple[int, int]]:
         """Iterate over (number, `Warmed`) as the member has them; read it to its end.
 
-        What the member has no time for is not in there.
+        What the member has no time for is not in there: a BUSY with a number is about that block
+        alone, one without ends the answer as DONE does.
+
+        Raises
+        ------
+        PeerError
+            Close the connection; the blocks that did not come yet will not.
         """
         self._send(wire.frame(Kind.WARM, blocks))
+        missing = set(range(len(blocks)))
         while True:
             kind, header, _ = self._receive_head(PREFIX_BYTES)
-            if kind in (Kind.DONE, Kind.BUSY):
+            if kind == Kind.DONE or (kind == Kind.BUSY and not header):
                 return
-            if kind != Kind.STEP or len(header) != 2 or type(header[1]) is not int:
+            outcome = header[1] if kind == Kind.STEP and len(header) == 2 else None
+            if kind != Kind.BUSY and type(outcome) is not int:
                 raise PeerProtocolError(f"a {kind.name} came where a STEP belongs")
-            yield wire.read_number(kind, header, len(blocks)), header[1]
+            number = wire.read_number(kind, header, len(blocks))
+            if number not in missing:
+                raise PeerProtocolError("it answered twice for one block")
+            missing.remove(number)
+            if outcome is not None:
+                yield number, outcome
 
     def close(self) -> None:
         """Close the connection. Safe to call twice."""
@@ -225,6 +242,7 @@ class Link:
             Bytes that may be taken at once: prefix and header of the answer that is likely.
         """
         have = 0
+        end_s = inf
         while True:
             have = self._fill_head(have, max(expected, PREFIX_BYTES))
             prefix = wire.parse_prefix(self._head)
@@ -232,6 +250,10 @@ class Link:
             if prefix.kind == Kind.LOADING:
                 self._head[: have - size] = self._head[size:have]
                 have -= size
+                now_s = time.monotonic()
+                end_s = min(end_s, now_s + _LOADING_S_MAX)
+                if now_s > end_s:
+                    raise PeerUnavailableError(f"it was loading for {_LOADING_S_MAX:g} s")
                 continue
             if have < size:
                 have = self._fill_head(have, size)
@@ -245,6 +267,7 @@ class Link:
         if wanted > len(self._head):
             self._head.extend(bytes(wanted - len(self._head)))
         heard_s = time.monotonic()
+        end_s = min(self._limit_s, heard_s + _TRICKLE_TIMEOUTS * self._timeout_s)
         view = memoryview(self._head)
         try:
             while have < wanted:
@@ -262,8 +285,8 @@ class Link:
                 have += count
                 self._is_answered = True
                 heard_s = time.monotonic()
-                if heard_s > self._limit_s:
-                    raise PeerUnavailableError("its handshake does not end")
+                if heard_s > end_s:
+                    raise PeerUnavailableError("it is too slow")
         finally:
             view.release()  # the head may have to grow
         return have
@@ -272,6 +295,7 @@ class Link:
         """Return exactly ``size`` bytes."""
         pieces: list[bytes] = []
         heard_s = time.monotonic()
+        end_s = heard_s + _TRICKLE_TIMEOUTS * self._timeout_s + size / _SLOWEST_BYTES_S
         while size:
             try:
                 # All at once into fresh bytes that nobody had to fill with zeros first.
@@ -292,16 +316,20 @@ class Link:
             size -= len(piece)
             pieces.append(piece)
             heard_s = time.monotonic()
+            if heard_s > end_s:
+                raise PeerUnavailableError("it is too slow")
         return b"".join(pieces)
 
     def _check_silence(self, heard_s: float, failing: str = "was silent") -> None:
-        if time.monotonic() - heard_s >= self._timeout_s:
+        now_s = time.monotonic()
+        if now_s - heard_s >= self._timeout_s or now_s > self._limit_s:
             self._was_silent = True
             raise PeerUnavailableError(f"it {failing} for {self._timeout_s:g} s")
 
     def _send(self, content: bytes | memoryview) -> None:
         self._is_answered = False
         moved_s = time.monotonic()
+        end_s = moved_s + _TRICKLE_TIMEOUTS * self._timeout_s + len(content) / _SLOWEST_BYTES_S
         while True:
             try:
                 sent = self._sock.send(content)
@@ -314,17 +342,25 @@ class Link:
                 return
             content = memoryview(content)[sent:]
             moved_s = time.monotonic()
+            if moved_s > end_s:
+                raise PeerUnavailableError("it is too slow")
 
     # ------------------------------------------------------------------ the beginning
 
-    def shake_hands(self, terms: Terms) -> None:
+    def shake_hands(self, terms: Terms, limit_s: float) -> None:
         """Prove that we know the secret, and see that the member does.
+
+        Parameters
+        ----------
+        limit_s
+            Monotonic time at which this ends, whatever is heard: nobody has proved yet that he
+            may keep us waiting.
 
         Raises
         ------
         PeerError
         """
-        self._limit_s = time.monotonic() + _HANDSHAKE_TIMEOUTS * self._timeout_s
+        self._limit_s = limit_s
         caller = Caller(terms, os.urandom(NONCE_BYTES))
         self._send(caller.hello())
         self._send(caller.prove(self._receive_frame()))
@@ -341,13 +377,14 @@ class Link:
 
 
 def dial(address: Address, dialing: Dialing) -> Link:
-    """Connect to a member and shake hands.
+    """Connect to a member and shake hands, in ``timeout_s`` in all.
 
     Raises
     ------
     PeerUnavailableError, PeerDeniedError, PeerProtocolError
     """
     timeout_s = dialing.timeout_s
+    limit_s = time.monotonic() + timeout_s
     try:
         sock = socket.create_connection(address, timeout_s)
     except (OSError, ValueError) as error:  # of an address that cannot be one
@@ -356,6 +393,7 @@ def dial(address: Address, dialing: Dialing) -> Link:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tick_s = max(timeout_s / _TICKS, _TICK_S_MIN)
         if dialing.tls is not None:
+            sock.settimeout(max(limit_s - time.monotonic(), tick_s))
             sock = dialing.tls.wrap_socket(sock, server_hostname=address[0])
             sock.settimeout(tick_s)
         else:
@@ -364,7 +402,7 @@ def dial(address: Address, dialing: Dialing) -> Link:
             _set_time(sock, socket.SO_RCVTIMEO, tick_s)
             _set_time(sock, socket.SO_SNDTIMEO, tick_s)
         link = Link(sock, timeout_s)
-        link.shake_hands(dialing.terms)
+        link.shake_hands(dialing.terms, limit_s)
     except (OSError, ValueError) as error:
         sock.close()
         raise _gone(error) from error

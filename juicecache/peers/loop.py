@@ -131,6 +131,8 @@ class IoThread:
     def forget(self) -> None:
         """Close the copies of all files that a forked child has; the parent has its own."""
         self._lock = threading.Lock()  # a thread of the parent may have had the other one
+        self.is_empty = threading.Event()
+        self.is_empty.set()
         if self._is_over:
             return
         self._is_over = True
@@ -163,7 +165,9 @@ class IoThread:
         next_tick_s = 0.0
         while not self._is_stopping:
             watching = self._connections or (self._listening and not self._is_listening)
-            ready = self._epoll.poll(beat_s if watching else None, _EVENTS_MAX)
+            # Not a whole beat: what happens meanwhile must not put the next one off.
+            wait_s = max(next_tick_s - time.monotonic(), 0.0) if watching else None
+            ready = self._epoll.poll(wait_s, _EVENTS_MAX)
             self._now_s = now_s = time.monotonic()
             for fd, events in ready:
                 connection = self._connections.get(fd)
@@ -205,9 +209,12 @@ class IoThread:
 
     def _drop(self, connection: Connection) -> None:
         fd = connection.channel.fd
-        # Closing a socket takes it out of the epoll; forgotten first, its number is free then.
+        # Forgotten first: once it is closed, its number is free.
         if self._connections.pop(fd, None) is not None:
             del self._masks[fd]
+            # Closing alone leaves it in the epoll for as long as a child has a copy of it: also
+            # one that is between fork and exec.
+            self._epoll.unregister(fd)
         connection.close()
 
     def _take_posted(self) -> None:
@@ -271,6 +278,8 @@ class IoThread:
             self._service.room.leave(stranger=True)
         for *_, result in results:
             discard(result)
+        if self._listening is not None:
+            self._listening.close()  # a refused connection tells callers more than silence
         self._epoll.close()
         self.is_empty.set()
 

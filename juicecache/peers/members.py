@@ -111,9 +111,15 @@ class AddressBook:
         Returns where to look.
     dialing
         How members are reached.
+
+    Attributes
+    ----------
+    silent
+        Where there was no member when they were last asked, and why.
     """
 
     def __init__(self, addresses: Callable[[], Iterable[Address]], dialing: Dialing) -> None:
+        self.silent: tuple[str, ...] = ()
         self._addresses = addresses
         self._dialing = dialing
         self._known: dict[Address, Peer] = {}
@@ -134,8 +140,9 @@ class AddressBook:
             if address not in self._known:
                 self._known[address] = Peer("", address, self._dialing)
         with ThreadPoolExecutor(_ASKED_AT_ONCE, "juicecache-asking") as pool:
-            found = [member for member in pool.map(_meet, self._known.values()) if member]
-        return _one_a_name(found)
+            met = list(pool.map(_meet, self._known.values()))
+        self.silent = tuple(one for one in met if isinstance(one, str))
+        return _one_a_name([one for one in met if isinstance(one, Member)])
 
     def before_fork(self) -> None:
         """Nothing of ours is half-done for long enough to matter."""
@@ -152,11 +159,12 @@ class AddressBook:
             peer.close()
 
 
-def _meet(peer: Peer) -> Member | None:
+def _meet(peer: Peer) -> Member | str:
+    """Return who is at an address, or why nobody is."""
     try:
         return Member.parse(peer.look(), peer.address)
-    except PeerError:
-        return None
+    except PeerError as error:
+        return f"{peer.where}: {error.detail}"
 
 
 def _one_a_name(members: Sequence[Member]) -> list[Member]:

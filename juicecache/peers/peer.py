@@ -7,10 +7,12 @@ out of use at once, for every thread, and only a probe, on no reader's time, bri
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, TypeVar
 
 from juicecache.errors import (
@@ -24,6 +26,8 @@ from juicecache.peers.link import Address, Dialing, Link, dial
 from juicecache.peers.wire import Kind, Name
 
 T = TypeVar("T")
+
+logger = logging.getLogger("juicecache")
 
 _IDLE_MAX = 16
 """Connections kept for the next request: as many threads read at once without dialing anew."""
@@ -89,6 +93,7 @@ class Peer:
         self._since_s = 0.0
         self.probe_at_s = 0.0
         self._probe_pause_s = _PROBE_PAUSE_S
+        self._well_at_s = -inf
         self._gets = self._hits = self._bytes = self._misses = 0
         self._busy = self._errors = self._corrupt = self._puts = 0
         self._seconds = 0.0
@@ -231,7 +236,7 @@ class Peer:
             return self._with_link(act)
         except PeerError as error:
             self._failed(error)
-            raise type(error)(error.detail, f"{self.name} ({self._where})") from error
+            raise type(error)(error.detail, f"{self.name} ({self.where})") from error
 
     # ------------------------------------------------------------------ up and down
 
@@ -246,19 +251,32 @@ class Peer:
             stale, self._idle = self._idle, []
             if self.is_up:
                 self.is_up, self._since_s = False, time.time()
-                self._put_off_probe(_PROBE_PAUSE_S, now_s)
+                if not isinstance(error, PeerUnavailableError):  # it will not end by itself
+                    logger.warning("cache group: member %s is no help: %s", self.where, error)
+                # One that answers probes and nothing else must not cost a reader its time limit
+                # again and again.
+                came_just_now = now_s - self._well_at_s < _PROBE_PAUSE_S_MAX
+                self._put_off_probe(
+                    self._longer_pause_s() if came_just_now else _PROBE_PAUSE_S, now_s
+                )
             elif now_s >= self.probe_at_s:
                 # Once for the many threads that find it dead at the same time.
-                self._put_off_probe(min(2 * self._probe_pause_s, _PROBE_PAUSE_S_MAX), now_s)
+                self._put_off_probe(self._longer_pause_s(), now_s)
             self._reason = error.detail
         for link in stale:
             self._drop(link)
+
+    def _longer_pause_s(self) -> float:
+        return min(2 * self._probe_pause_s, _PROBE_PAUSE_S_MAX)
 
     def _put_off_probe(self, pause_s: float, now_s: float) -> None:
         self._probe_pause_s, self.probe_at_s = pause_s, now_s + pause_s
 
     def look(self) -> dict[str, Any]:
         """Return what the member says of itself; one that was down is in use again.
+
+        These are plain values by names, and arrays and maps of plain values; what else is in
+        there is left out, so that whoever shows it need not look how deep it is.
 
         Raises
         ------
@@ -267,7 +285,9 @@ class Peer:
         """
         about = self.ask(wire.frame(Kind.STATS))
         self._is_well()
-        return about if isinstance(about, dict) else {}
+        if not isinstance(about, dict):
+            return {}
+        return {name: value for name, value in about.items() if _is_flat(value)}
 
     def probe(self) -> None:
         """See whether a peer that is down is well again, unless it was asked just now."""
@@ -280,6 +300,7 @@ class Peer:
         if not self.is_up:
             with self._lock:
                 self.is_up, self._reason, self._since_s = True, "", time.time()
+                self._well_at_s = time.monotonic()
 
     # ------------------------------------------------------------------ connections
 
@@ -348,7 +369,8 @@ class Peer:
             self._drop(link)
 
     @property
-    def _where(self) -> str:
+    def where(self) -> str:
+        """The address as people write it."""
         host, port = self.address
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -356,7 +378,7 @@ class Peer:
         """Return the counters."""
         return PeerStats(
             self.name,
-            self._where,
+            self.where,
             "up" if self.is_up else "down",
             self._reason,
             self._since_s,
@@ -370,3 +392,13 @@ class Peer:
             self._puts,
             self._seconds,
         )
+
+
+def _is_flat(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return all(map(_is_plain, value)) if isinstance(value, list) else _is_plain(value)
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float)

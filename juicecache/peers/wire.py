@@ -39,15 +39,16 @@ _MAGIC = b"JC"
 BODY_BYTES_MAX = BLOCK_KIB_MAX << 10
 """The largest block of the format."""
 HEADER_BYTES_MAX = 64 * 1024
-"""Room for `KEYS_MAX` keys with names of the usual thirty letters, and for what members say
-of themselves."""
+"""Room for `KEYS_MAX` keys, whatever their names, and for what members say of themselves."""
 STRANGER_BYTES_MAX = 2048
 """A header before the handshake is done: names and nonces."""
 KEYS_MAX = 512
 """Blocks that one request names; no array or map in a header has more items. For each of those
 that begin, msgpack allocates what they claim to have, and up to 1,024 may begin in each other:
 4 MiB at most, for a moment."""
-_NAME_CHARS_MAX = 200
+_NAME_CHARS_MAX = 100
+"""Of ASCII, so as many bytes: blocks' names have about thirty. An array, a name and a length take
+eight bytes more at most, and `KEYS_MAX` of them are less than `HEADER_BYTES_MAX`."""
 
 
 class Kind(IntEnum):
@@ -371,7 +372,7 @@ def read_number(kind: Kind, header: Sequence[Any], count: int) -> int:
 
 
 def _block(name: Any, length: Any, kind: Kind) -> Name:
-    _check(isinstance(name, str) and 0 < len(name) <= _NAME_CHARS_MAX, kind)
+    _check(isinstance(name, str) and 0 < len(name) <= _NAME_CHARS_MAX and name.isascii(), kind)
     _check(type(length) is int and 0 < length <= BODY_BYTES_MAX, kind)
     return Name(name, length)
 

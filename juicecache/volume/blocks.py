@@ -129,6 +129,10 @@ class Blocks:
         """Whether object storage answers on the caller's thread (a local directory)."""
         return self._store.inline
 
+    def is_loading(self, key: BlockKey) -> bool:
+        """Return whether all of a block is on its way, so that `begin` joins a load."""
+        return key in self._flights
+
     def is_ranged(self, key: BlockKey) -> bool:
         """Return whether a part of a block can be fetched alone."""
         return self._store.ranged or self._owner(key) is not None
@@ -165,22 +169,33 @@ class Blocks:
     def _begin(
         self, wanted: Sequence[tuple[BlockKey, Peer | None]], *, ahead: bool, serving: bool = False
     ) -> list[Flight]:
-        flights, fresh = [], []
-        with self._lock:
-            for key, peer in wanted:
-                flight = self._flights.get(key)
-                # Somebody who waits for us must not wait for one who may wait for him.
-                if flight is None or (serving and flight.peer is not None and not flight.cached):
-                    flight = self._flights[key] = Flight(key, peer=peer)
-                    flight.cached, flight.counted = serving, True
-                    fresh.append(flight)
-                    self.loading_bytes += key.length
-                else:
-                    self._shared += 1
-                    flight.wanted += 1
-                flights.append(flight)
-        if fresh:
-            self._start(fresh, ahead=ahead, serving=serving)
+        flights: list[Flight] = []
+        fresh: list[Flight] = []
+        try:
+            with self._lock:
+                for key, peer in wanted:
+                    flight = self._flights.get(key)
+                    # Somebody who waits for us must not wait for one who may wait for him.
+                    if flight is None or (serving and flight.peer and not flight.cached):
+                        flight = Flight(key, peer=peer)
+                        fresh.append(flight)
+                        flight.cached = serving
+                        self._flights[key], flight.counted = flight, True
+                        self.loading_bytes += key.length
+                    else:
+                        self._shared += 1
+                        flight.wanted += 1
+                        flight.urgent = flight.urgent or serving
+                    flights.append(flight)
+            if fresh:
+                # The caller comes for the first of all at once, not for the first of these.
+                self._start(fresh, ahead=ahead or fresh[0] is not flights[0], serving=serving)
+        except BaseException:
+            # An interrupt: nobody collects these, and other threads may wait for the rest.
+            for flight in fresh:
+                name = self._name(flight.key)
+                self._fail(flight, ObjectUnavailableError(name, "the load was interrupted"))
+            raise
         return flights
 
     def settle(self, flight: Flight) -> bytes:
@@ -226,6 +241,8 @@ class Blocks:
             with self._lock:
                 flight.wanted -= 1
                 is_left = flight.wanted <= 0
+                if is_left and flight.waiting and self._flights.get(flight.key) is flight:
+                    del self._flights[flight.key]  # who comes meanwhile begins anew
             if is_left and self._fetching is not None and self._fetching.give_up(flight):
                 self._fail(flight, ObjectUnavailableError(self._name(flight.key), "given up"))
             flight.future.add_done_callback(lambda _, flight=flight: self._land(flight))  # type: ignore[misc]  # mypy cannot infer a lambda default
@@ -250,11 +267,14 @@ class Blocks:
         peer = self._owner(key)
         if peer is None:
             return None
-        flight = Flight(key, start, stop, peer)
         content = peer.fetch(Name(key.name, key.length), start, stop)
         if content is None:
-            self._fall_back(flight)
-            return memoryview(flight.future.result())
+            with self._lock:
+                self._fallbacks += 1
+            if stop - start < key.length:
+                return memoryview(self._get_range(Flight(key, start, stop)).result())
+            # Other threads have been told the same, perhaps: one load for all.
+            return memoryview(self.settle(self._begin([(key, None)], ahead=False)[0]))
         with self._lock:
             self._peer_blocks += 1
             self._peer_bytes += content.nbytes
@@ -268,7 +288,7 @@ class Blocks:
         flight = Flight(key, start, stop, self._owner(key))
         self.touches.fetched(key, stop - start)
         if flight.peer is None:
-            self._pass_on(self._get_range(flight), flight)
+            flight.future = self._get_range(flight)
         else:
             self._send_off([flight], ahead=ahead)
         return flight
@@ -298,25 +318,17 @@ class Blocks:
 
     def _start(self, flights: list[Flight], *, ahead: bool, serving: bool) -> None:
         """Load blocks here, if the store is inline, or let the loop or other members do it."""
-        try:
-            absent = [flight for flight in flights if not self._claim(flight)]
-            if serving:
-                for flight in absent:
-                    # Who has the claim may be waiting for us.
-                    flight.claim = flight.claim or FREE
-            # What we claimed comes first: to follow others may take long.
-            absent.sort(key=lambda flight: flight.claim is None)
-            away = [f for f in absent if f.peer is not None and f.claim is not None]
-            self._send_off(away, ahead=ahead)
-            self._load_later([flight for flight in absent if flight not in away])
-        except BaseException:
-            # An interrupt: nobody collects these, and other threads may wait for the rest.
-            for flight in flights:
-                self._fail(
-                    flight,
-                    ObjectUnavailableError(self._name(flight.key), "the load was interrupted"),
-                )
-            raise
+        absent = [flight for flight in flights if not self._claim(flight)]
+        if serving:
+            for flight in absent:
+                # Who has the claim may be waiting for us.
+                flight.claim = flight.claim or FREE
+        # What we claimed comes first: to follow others may take long.
+        absent.sort(key=lambda flight: flight.claim is None)
+        away = [f for f in absent if f.peer is not None and f.claim is not None]
+        # Nor may what we claimed wait for a caller who waits for others first.
+        self._send_off(away, ahead=ahead or away[:1] != flights[:1])
+        self._load_later([flight for flight in absent if flight not in away])
 
     def _send_off(self, flights: list[Flight], *, ahead: bool) -> None:
         """Have blocks asked of other members: all but one by threads of their own."""
@@ -346,8 +358,8 @@ class Blocks:
             if flight.claim is None:
                 if await self._follow(flight):
                     return
-                if flight.peer is not None:
-                    self._send_off([flight], ahead=True)
+                if flight.peer is not None and self._fetching is not None:
+                    self._fetching.ask_aside(flight)
                     return
             with self._lock:
                 self._loads += 1
@@ -378,7 +390,9 @@ class Blocks:
             self._keep(flight)
 
     def _fall_back(self, flight: Flight) -> None:
-        """Load from object storage what another member did not give."""
+        """Load from object storage what another member did not give, unless it has ended."""
+        if flight.future.done():
+            return
         flight.peer = None
         if not flight.cached:
             with self._lock:
@@ -434,6 +448,8 @@ class Blocks:
                 await asyncio.sleep(pause_s)
             if self._find(flight):
                 return True
+            if flight.urgent:
+                return False
             if self._claim(flight):
                 return True
             if flight.claim is not None:

@@ -7,17 +7,20 @@ the metadata may read from the group, and needs no right to write.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import logging
 import os
 import socket
 import ssl
+import threading
 import time
 from dataclasses import asdict
 from typing import Any
 
 from juicecache.cache.stack import TierStack
+from juicecache.cache.tier import TierStats
 from juicecache.config import VolumeOptions
 from juicecache.errors import (
     ConfigError,
@@ -37,6 +40,7 @@ from juicecache.volume.blocks import Blocks
 from juicecache.volume.serving import BACKUP_S, BlockSource
 
 _MIB = 1 << 20
+_ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  (refused, not bound)
 _LEAVING_HEARTBEATS = 1.2
 """After so many every client has read the list without us, if its heartbeat is ours."""
 
@@ -74,6 +78,10 @@ class Directory:
             look = (lambda: places.addresses) if service is None else lambda: resolve(*service)
             self._book = AddressBook(look, self.dialing())
         return self._book.members()
+
+    def remark(self) -> str:
+        """Return what keeps addresses that were given from being members; empty for nothing."""
+        return "" if self._book is None else "; ".join(self._book.silent)
 
     def secret(self, *, create: bool = False) -> bytes:
         """Return the group's secret; empty where there is none yet."""
@@ -114,6 +122,7 @@ def build_group(options: VolumeOptions, directory: Directory) -> Group:
         options.cache_group,
         directory.members,
         directory.dialing,
+        remark=directory.remark,
         size_min=options.cache_group_size,
         heartbeat_s=options.heartbeat_s,
     )
@@ -141,9 +150,15 @@ class Serving:
         self._group = group
         self._weight = _weight(options, blocks.tiers)
         self._left = False
+        self._entry = threading.Lock()
         self._started_s = self._renewed_s = time.monotonic()
         self._is_entered = options.group_members is None
         host = options.group_ip or own_address()
+        if host in _ANY_ADDRESS:
+            raise ConfigError(
+                f"option group_ip: {host} is no address that others can reach this member by; give "
+                "the one of the network that they share, or none to take that of the default route"
+            )
         self._make_secret()
         self._source = BlockSource(
             blocks,
@@ -167,11 +182,20 @@ class Serving:
         )
         try:
             self._renew()
-        except MetaError:
-            self._server.close()
-            self._source.close()
+        except ReadOnlyVolumeError as error:
+            self._stop()
+            raise self._unwritable() from error
+        except BaseException:
+            self._stop()
             raise
         group.join(self._member.name, self._renew)
+        # Whoever ends without closing the volume, as users of fsspec do, leaves the group, too.
+        self._pid = os.getpid()
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        if os.getpid() == self._pid:
+            self.close()
 
     def _make_secret(self) -> None:
         try:
@@ -181,11 +205,14 @@ class Serving:
                     "group_members give it as JUICECACHE_GROUP_SECRET"
                 )
         except ReadOnlyVolumeError as error:
-            raise ConfigError(
-                f"cache group {self._options.cache_group}: a member enters itself into the "
-                "metadata, which cannot be written here; with no_sharing this client only reads, "
-                "with group_members and JUICECACHE_GROUP_SECRET it needs no entry"
-            ) from error
+            raise self._unwritable() from error
+
+    def _unwritable(self) -> ConfigError:
+        return ConfigError(
+            f"cache group {self._options.cache_group}: a member enters itself into the "
+            "metadata, which cannot be written here; with no_sharing this client only reads, "
+            "with group_members and JUICECACHE_GROUP_SECRET it needs no entry"
+        )
 
     # ------------------------------------------------------------------ what we are
 
@@ -227,18 +254,20 @@ class Serving:
         return ""
 
     def _renew(self) -> None:
-        if self._is_entered and not self._left:
-            info = {**self.about(), "renewed_s": time.time()}
-            self._directory.rows.renew(self.name, json.dumps(info).encode())
-            self._renewed_s = time.monotonic()
+        with self._entry:
+            if self._is_entered and not self._left:
+                info = {**self.about(), "renewed_s": time.time()}
+                self._directory.rows.renew(self.name, json.dumps(info).encode())
+                self._renewed_s = time.monotonic()
 
     # ------------------------------------------------------------------ the end
 
     def leave(self) -> None:
         """Give up our part of the blocks; who does not know yet is still served."""
-        self._left = True
-        if self._is_entered:
-            self._directory.rows.leave(self.name)
+        with self._entry:  # a renewal that is under way would enter us again
+            self._left = True
+            if self._is_entered:
+                self._directory.rows.leave(self.name)
 
     def drain(self, timeout_s: float) -> None:
         """Leave, serve until the others know, then take nobody new and end what is under way.
@@ -259,9 +288,13 @@ class Serving:
 
     def close(self) -> None:
         """Leave and stop serving. Safe to call twice."""
+        atexit.unregister(self._end)
         with contextlib.suppress(MetaError):
             if not self._left:
                 self.leave()
+        self._stop()
+
+    def _stop(self) -> None:
         self._server.close()
         self._source.close()
 
@@ -279,7 +312,20 @@ def own_address() -> str:
 def _weight(options: VolumeOptions, tiers: TierStack) -> int:
     if options.group_weight is not None:
         return options.group_weight
-    return sum(tier.capacity_bytes for tier in tiers.stats()) // _MIB
+    room_bytes = sum(_room(tier, options.free_space_ratio) for tier in tiers.stats())
+    return max(room_bytes // _MIB, min(room_bytes, 1))
+
+
+def _room(tier: TierStats, free_space_ratio: float) -> int:
+    """Return what a tier can hold: the quota may be more than its disks have."""
+    if tier.medium == "memory":
+        return tier.capacity_bytes
+    disks = {}
+    for folder in tier.where.split(":"):
+        folder = os.path.expanduser(folder)
+        disk = os.statvfs(folder)
+        disks[os.stat(folder).st_dev] = disk.f_blocks * disk.f_frsize
+    return min(tier.capacity_bytes, int(sum(disks.values()) * (1 - free_space_ratio)))
 
 
 def client_tls(options: VolumeOptions) -> ssl.SSLContext | None:

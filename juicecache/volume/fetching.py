@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from juicecache.cache.tier import as_bytes
 from juicecache.errors import ClosedError
@@ -42,7 +43,8 @@ class Fetching:
         Called with a flight and its bytes, on the thread that received them; ``aside`` when
         that is one of ours, and nobody may ever collect it.
     fall_back
-        Called with a flight that the member did not give; loads it from object storage.
+        Called with a flight that the member did not give; loads it from object storage, and
+        does nothing where the flight has ended.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Fetching:
         self._lock = threading.Lock()
         self._lines: dict[Peer, deque[Flight]] = {}
         self._busy: dict[Peer, int] = {}
+        self._closed = False
         self._shares = threading.BoundedSemaphore(_SHARES_MAX)
         self._threads = BoundedExecutor(_THREADS, "juicecache-fetch")
 
@@ -80,10 +83,33 @@ class Fetching:
 
     def ask(self, flight: Flight) -> None:
         """Ask for a block on this thread, if no other has yet."""
-        with self._lock:
-            mine, flight.waiting = flight.waiting, False
-        if mine:
-            self._ask(flight, aside=False)
+        mine = False
+        try:
+            with self._lock:
+                mine, flight.waiting = flight.waiting, False
+            if mine:
+                self._ask(flight, aside=False)
+        except BaseException:  # an interrupt: others may wait for it, too
+            if mine:
+                self._fall_back(flight)
+            raise
+
+    def ask_aside(self, flight: Flight) -> None:
+        """Ask for a block on a thread of ours; for one whose reader will not ask himself.
+
+        Without such a thread it comes from object storage.
+        """
+        try:
+            asked = self._threads.submit(self._ask_alone, flight)
+        except (ClosedError, RuntimeError):
+            self._fall_back(flight)
+            return
+
+        def end(asked: Future[None]) -> None:
+            if asked.cancelled():
+                self._fall_back(flight)
+
+        asked.add_done_callback(end)
 
     def give_up(self, flight: Flight) -> bool:
         """Take back a block that nobody wants any more; False when it is being asked for."""
@@ -101,6 +127,13 @@ class Fetching:
                 self._busy[peer] -= 1
             raise
 
+    def _ask_alone(self, flight: Flight) -> None:
+        try:
+            self._ask(flight, aside=True)
+        except BaseException:
+            self._fall_back(flight)
+            raise
+
     def _ask_batch(self, peer: Peer, batch: Sequence[Flight]) -> None:
         left = dict.fromkeys(batch)
         try:
@@ -108,11 +141,11 @@ class Fetching:
             if len(whole) > 1 and peer.is_up:
                 coming = peer.fetch_many([_name(flight) for flight in whole])
                 for number, content in coming:
-                    del left[whole[number]]
                     self._deliver(whole[number], content, aside=True)
+                    del left[whole[number]]
             for flight in list(left):
-                del left[flight]
                 self._ask(flight, aside=True)
+                del left[flight]
         finally:
             for flight in left:
                 self._fall_back(flight)
@@ -122,7 +155,7 @@ class Fetching:
         batch: list[Flight] = []
         with self._lock:
             line = self._lines[peer]
-            while line and len(batch) < _BATCH:
+            while line and not self._closed and len(batch) < _BATCH:
                 flight = line.popleft()
                 if flight.waiting:
                     flight.waiting = False
@@ -138,11 +171,7 @@ class Fetching:
         assert peer is not None
         content = None
         if peer.is_up:  # it may have failed while this waited in its line
-            try:
-                content = peer.fetch(_name(flight), flight.start, flight.stop, cached=flight.cached)
-            except BaseException:  # an interrupt: others may wait for it, too
-                self._fall_back(flight)
-                raise
+            content = peer.fetch(_name(flight), flight.start, flight.stop, cached=flight.cached)
         self._deliver(flight, None if content is None else as_bytes(content), aside=aside)
 
     def _deliver(self, flight: Flight, content: bytes | None, *, aside: bool) -> None:
@@ -170,6 +199,7 @@ class Fetching:
 
     def close(self) -> None:
         """Stop the threads; what waits is asked for by those who want it."""
+        self._closed = True
         self._threads.close()
 
 

@@ -26,6 +26,8 @@ class Flight:
         That member shall load nothing for it.
     waiting
         It shall come from the peer, and no thread has asked for it yet.
+    urgent
+        Another member waits for it: so no other process is waited for, which may wait for him.
     counted
         Its bytes count as loading.
     wanted
@@ -34,7 +36,7 @@ class Flight:
 
     __slots__ = (
         "cached", "claim", "collected", "counted", "future", "keeping", "kept", "key", "peer",
-        "start", "stop", "waiting", "wanted",
+        "start", "stop", "urgent", "waiting", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -47,7 +49,7 @@ class Flight:
         self.future: Future[bytes] = Future()
         self.claim: Claim | None = None
         self.keeping = self.kept = self.collected = False
-        self.cached = self.counted = self.waiting = False
+        self.cached = self.counted = self.urgent = self.waiting = False
         self.wanted = 1
 
     @property

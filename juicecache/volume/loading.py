@@ -52,7 +52,8 @@ def wants_block(parts: Parts, key: BlockKey, wants: Sequence[Want]) -> bool:
         return len(wants) > 1
     read = wants[0][0]
     likely = len(wants) > 1 or (read.is_whole_file and read.attr.length < key.length)
-    return parts.blocks.touches.pays_whole(key, likely=likely)
+    blocks = parts.blocks
+    return blocks.is_loading(key) or blocks.touches.pays_whole(key, likely=likely)
 
 
 class Gathering:

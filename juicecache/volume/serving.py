@@ -7,6 +7,7 @@ them is bounded like our own reads, the rest waits in line.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -31,6 +32,8 @@ _WAITING_MAX = 8192
 """Loads that wait in line, some kilobytes each; beyond, callers are told that we are busy."""
 BACKUP_S = 600.0
 """How long a new member asks the former owners: by then it has seen what is used."""
+
+logger = logging.getLogger("juicecache")
 
 Done = Callable[[Flight | None], None]
 
@@ -67,6 +70,7 @@ class BlockSource:
         self._lock = threading.Lock()
         self._line: deque[tuple[BlockKey, Done]] = deque()
         self._under_way = 0
+        self._closed = False
         self._handed_on = 0
 
     @property
@@ -154,7 +158,7 @@ class BlockSource:
     def _enter(self, key: BlockKey, done: Done) -> bool:
         """Get in line for a load."""
         with self._lock:
-            if len(self._line) >= _WAITING_MAX:
+            if self._closed or len(self._line) >= _WAITING_MAX:
                 return False
             self._line.append((key, done))
         if self._blocks.inline:
@@ -175,9 +179,12 @@ class BlockSource:
             former = self._group.former_owner(key.raw) if self.is_backed_up else None
             try:
                 flight = self._blocks.begin_own(key, former)
-            except JuicecacheError:  # we are being closed
-                self._end(None, done)
-                return
+            except Exception:  # there may be no threads any more: the process ends
+                logger.exception("block %s cannot be loaded for another member", key.name)
+                with self._lock:
+                    self._under_way -= 1
+                done(None)
+                continue
             flight.future.add_done_callback(
                 lambda _, flight=flight, done=done: self._came(flight, done)  # type: ignore[misc]  # mypy cannot infer a lambda default
             )
@@ -185,21 +192,28 @@ class BlockSource:
     def _came(self, flight: Flight, done: Done) -> None:
         """Take the end of a load, on whatever thread it comes."""
         if not self._on_keeper(partial(self._settle, flight, done)):
+            self._blocks.abandon((flight,))
             self._end(None, done)
 
     def _settle(self, flight: Flight, done: Done) -> None:
-        ended: Flight | None = flight
+        ended = None
         try:
             self._blocks.settle(flight)
+            ended = flight
         except JuicecacheError:
-            ended = None  # the caller asks object storage himself, and hears what is wrong
+            pass  # the caller asks object storage himself, and hears what is wrong
+        except Exception:
+            # Whatever it is: somebody waits for an answer, and others for this to end.
+            logger.exception("block %s was not loaded for another member", flight.key.name)
         self._end(ended, done)
 
     def _end(self, flight: Flight | None, done: Done) -> None:
         with self._lock:
             self._under_way -= 1
-        done(flight)
-        self._advance()
+        try:
+            done(flight)
+        finally:
+            self._advance()
 
     def _on_keeper(self, call: Callable[[], None]) -> bool:
         try:
@@ -232,5 +246,11 @@ class BlockSource:
         }
 
     def close(self) -> None:
-        """Stop the threads. Safe to call twice."""
+        """Begin nothing more, and stop the threads. Safe to call twice.
+
+        Who waits in line is not answered: the server is closed by now.
+        """
+        with self._lock:
+            self._closed = True
+            self._line.clear()
         self._keepers.close()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from juicecache.config import VolumeOptions, find_volume, mask_url
 from juicecache.errors import (
     ClosedError,
+    ConfigError,
     EntryExistsError,
     EntryNotFoundError,
     NotDirectoryError,
@@ -89,8 +90,31 @@ def open_volume(meta: str | Engine, **options: Any) -> Volume:
     """
     parsed = VolumeOptions.from_options(options)
     if isinstance(meta, str) and "://" not in meta:
-        meta = find_volume(meta)
+        return check_name(Volume(find_volume(meta), parsed), meta)
     return Volume(meta, parsed)
+
+
+def check_name(volume: Volume, wanted: str) -> Volume:
+    """Return ``volume`` if it is called so; whatever is done with another one would be a mistake.
+
+    Parameters
+    ----------
+    wanted
+        Empty for any.
+
+    Raises
+    ------
+    ConfigError
+        It is called otherwise; it is closed then.
+    """
+    found = volume.setting.name
+    if wanted and wanted != found:
+        volume.close()
+        raise ConfigError(
+            f"the metadata address of volume {wanted!r} leads to volume {found!r}; "
+            "correct the name, 'meta', JUICECACHE_META or the volume list"
+        )
+    return volume
 
 
 class Volume:

@@ -412,6 +412,43 @@ def test_pauses_between_probes_double_up_to_the_longest(monkeypatch: pytest.Monk
     assert pauses[3] <= 4 * PAUSE_S
 
 
+def test_one_that_answers_nothing_but_probes_is_asked_less_and_less() -> None:
+    def script(guest: Guest) -> None:
+        guest.meet(TERMS)
+        for request in guest.requests():
+            if request.kind != Kind.PING:
+                return
+            guest.send(frame(Kind.DONE))
+
+    with ScriptedMember(script) as member:
+        peer = Peer("m", member.address, DIALING)
+        pauses = []
+        for _ in range(3):
+            assert whole(peer) is None
+            assert not peer.is_up
+            pauses.append(peer.probe_at_s - time.monotonic())
+            until(lambda: peer.probe() or peer.is_up)
+        peer.close()
+    assert 0 < pauses[0] <= PAUSE_S < pauses[1] <= 2 * PAUSE_S < pauses[2] <= 4 * PAUSE_S
+
+
+def test_what_a_member_says_of_itself_is_not_deep(source: FilesSource, peer: Peer) -> None:
+    deep: list[object] = []
+    for _ in range(500):
+        deep = [deep]
+    flat: dict[str, object] = {
+        "name": "m1",
+        "used": 1,
+        "states": ["up", None],
+        "reasons": [],
+        "share": 0.5,
+        "": None,
+    }
+    flat["server"] = {"hits": 3}
+    source.facts = flat | {"deep": deep, "more": [[1]], "map": {"a": [1]}, "raw": b"x"}
+    assert peer.look() == flat
+
+
 # ---------------------------------------------------------------------- idle connections
 
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -697,14 +699,16 @@ def test_a_forked_child_holds_no_copy_of_a_socket(
                 for fd in os.listdir("/proc/self/fd")
                 if os.path.lexists(f"/proc/self/fd/{fd}")
             )
-            server.drain(0)
+            began_s = time.monotonic()
+            server.drain(10)
             server.close()
-            os.write(says, struct.pack("i", sockets))
+            os.write(says, struct.pack("id", sockets, time.monotonic() - began_s))
             os.read(go, 1)
         finally:
             os._exit(0)
     try:
-        in_child = struct.unpack("i", os.read(said, 4))[0]
+        in_child, drained_s = struct.unpack("id", os.read(said, 16))
+        assert drained_s < 5
         ours = [os.readlink(f"/proc/self/fd/{fd}") for fd in range(256) if _is_open(fd)]
         served = 1 + 1 + 1 + 2 * 2  # listening, the server's end, the caller's; epoll and wake fds
         in_parent = sum(one.startswith(("socket:", "anon_inode")) for one in ours)
@@ -718,6 +722,32 @@ def test_a_forked_child_holds_no_copy_of_a_socket(
         os.waitpid(child, 0)
         for fd in (said, says, go, goes):
             os.close(fd)
+
+
+def test_a_copy_of_a_closed_connection_elsewhere_disturbs_nobody(
+    server: PeerServer, caller: PeerCaller
+) -> None:
+    """As a child has that is between fork and exec, or was made by a library in C."""
+    wrong = [known(server), known(server)]
+    fds = [int(fd) for fd in os.listdir("/proc/self/fd")]
+    copies = [os.dup(fd) for fd in fds if _is_open(fd) and stat.S_ISSOCK(os.fstat(fd).st_mode)]
+    try:
+        for one in wrong:
+            one.send(b"x" * PREFIX.size)
+        wait_until(lambda: server.stats().protocol_errors == len(wrong), caller)
+        for one in wrong:
+            one.send(b"they are heard by nobody")
+        for _ in range(4):  # on each thread
+            with known(server) as right:
+                assert right.answer(frame(Kind.PING)) == plain(Kind.DONE)
+        began_s = time.process_time()
+        threading.Event().wait(0.2)
+        assert time.process_time() - began_s < 0.1
+    finally:
+        for copy in copies:
+            os.close(copy)
+        for one in wrong:
+            one.close()
 
 
 def _is_open(fd: int) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from juicecache.config import (
@@ -181,17 +181,21 @@ def open_meta(arguments: Namespace, **forced: object) -> Volume:
     """
     from juicecache.volume.volume import open_volume  # here: --help needs no volume
 
-    given = {**given_options(arguments), "no_sharing": True}
-    return open_volume(arguments.meta, **{**given, **forced})
+    return open_volume(arguments.meta, **_reading(arguments, forced))
 
 
 def open_place(arguments: Namespace, volume: str, **forced: object) -> Volume:
     """Open the volume of a place, as `open_meta` does that of META-URL."""
-    from juicecache.volume.volume import open_volume
+    from juicecache.volume.volume import check_name, open_volume
 
     meta = find_volume(volume, arguments.meta, os.environ)
-    given = {**given_options(arguments), "no_sharing": True}
-    return open_volume(meta, **{**given, **forced})
+    return check_name(open_volume(meta, **_reading(arguments, forced)), volume)
+
+
+def _reading(arguments: Namespace, forced: Mapping[str, object]) -> dict[str, object]:
+    """Return the options of a client that is no member of its group, unless that is forced."""
+    given = {**given_options(arguments), **forced}
+    return {"no_sharing": True, **given} if given.get("cache_group") else given
 
 
 METADATA_ONLY: dict[str, object] = {"read_only": True, "cache_size": "0"}

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from juicecache.errors import JuicecacheError
 from juicecache.faces.cli.console import Console, printable
+from juicecache.values import nearest
 
 _FAILED, _INTERRUPTED, _PIPE_CLOSED = 1, 130, 141
 
@@ -63,10 +64,18 @@ class _Parser(ArgumentParser):
         found, extras = self.parse_known_args(args, namespace)
         flags = [extra.partition("=")[0] for extra in extras if extra.startswith("-")]
         if flags:
-            self.error(f"unknown option {', '.join(flags)}")
+            self.error(f"unknown option {', '.join(flags)}{nearest(flags[0], self._options())}")
         if extras:
             self.error("too many arguments")
         return found
+
+    def _options(self) -> list[str]:
+        """Return the options of this parser and of the command that is run."""
+        parsers = [self]
+        for action in self._actions:
+            if isinstance(action.choices, dict):
+                parsers += action.choices.values()
+        return [o for parser in parsers for a in parser._actions for o in a.option_strings]
 
     def error(self, message: str) -> NoReturn:
         """Print one line and where to read more; exit with 2."""

@@ -7,6 +7,7 @@ Facts of the format: ``docs/format.md``, "Data objects".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -103,13 +104,16 @@ class Layout:
         return f"{self.name}/juicefs_uuid"
 
 
+_BLOCK_NAME = re.compile("([0-9]+)_([0-9]+)_([0-9]+)")
+
+
 def parse_block_name(block_name: str) -> tuple[int, int, int] | None:
     """Return (slice id, index, length) of a block's name; None for what is no block."""
-    parts = block_name.split("_")
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
+    found = _BLOCK_NAME.fullmatch(block_name)
+    if found is None:
         return None
-    slice_id, index, length = map(int, parts)
-    return slice_id, index, length
+    slice_id, index, length = found.groups()
+    return int(slice_id), int(index), int(length)
 
 
 def spans(

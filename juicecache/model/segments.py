@@ -51,7 +51,7 @@ def pack_sums(sums: tuple[int, ...]) -> bytes:
     return struct.pack(f"<{len(sums)}I", *sums)
 
 
-def unpack_sums(raw: bytes) -> tuple[int, ...]:
+def unpack_sums(raw: bytes | bytearray) -> tuple[int, ...]:
     """Return what `pack_sums` packed."""
     return struct.unpack(f"<{len(raw) // 4}I", raw)
 

@@ -209,16 +209,21 @@ class Outbox:
             piece = pieces[0]
             if isinstance(piece, _File):
                 sent = channel.send_file(piece.fd, piece.offset, min(piece.size, bytes_max - total))
+                piece.offset += sent
+                piece.size -= sent
+                if not piece.size:
+                    pieces.popleft()
+                    os.close(piece.fd)
             else:
                 behind = pieces[1] if len(pieces) > 1 else None
                 if isinstance(behind, _File):
                     sent = channel.send(piece, None, more=True)
                 else:
                     sent = channel.send(piece, behind, more=False)
+                self._drop(sent)
             if not sent:
                 break
             total += sent
-            self._drop(sent)
         return total
 
     def close(self) -> None:
@@ -233,13 +238,7 @@ class Outbox:
         pieces = self._pieces
         while sent:
             piece = pieces[0]
-            if isinstance(piece, _File):
-                piece.offset += sent
-                piece.size -= sent
-                if not piece.size:
-                    pieces.popleft()
-                    os.close(piece.fd)
-                return
+            assert isinstance(piece, memoryview)
             if sent < len(piece):
                 pieces[0] = piece[sent:]
                 return

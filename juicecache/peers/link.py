@@ -23,7 +23,7 @@ from juicecache.errors import (
     PeerProtocolError,
     PeerUnavailableError,
 )
-from juicecache.model.segments import bounds, segment_sums, touched
+from juicecache.model.segments import bounds, segment_count, segment_sums, touched, unpack_sums
 from juicecache.peers import wire
 from juicecache.peers.handshake import NONCE_BYTES, Caller, Terms
 from juicecache.peers.wire import PREFIX_BYTES, Frame, Kind, Name
@@ -115,15 +115,12 @@ class Link:
         PeerError
             Anything else; close the connection.
         """
-        segments = touched(start, stop)
         self._send(wire.get(block, start, stop, cached=cached))
-        kind, header, body_bytes = self._receive_head(wire.part_head_bytes(len(segments)))
-        if kind != Kind.PART:
-            _check_miss(kind, single=True)
+        first, last = bounds(touched(start, stop), block.length)
+        sums = self._receive_sums(block, start, stop, last - first)
+        if sums is None:
             return None
-        part, size = wire.read_part(header, ((block.length, start, stop),))
-        content = self._receive_part(block, part.sums, size, body_bytes)
-        first = bounds(segments, block.length)[0]
+        content = self._receive_part(block, sums, last - first)
         return memoryview(content)[start - first : stop - first]
 
     def fetch_many(self, blocks: Sequence[Name]) -> Iterator[tuple[int, bytes | Kind]]:
@@ -155,8 +152,9 @@ class Link:
             if number not in missing:
                 raise PeerProtocolError("it answered twice for one block")
             if kind == Kind.PART:
+                _check_size(body_bytes, size)
                 try:
-                    content = self._receive_part(blocks[number], part.sums, size, body_bytes)
+                    content = self._receive_part(blocks[number], part.sums, size)
                 except CorruptBlockError:
                     content = Kind.REPORT
             missing.remove(number)
@@ -219,11 +217,26 @@ class Link:
             raise PeerProtocolError(f"a {kind.name} came where a DONE belongs")
         return header[0] if header else None
 
-    def _receive_part(
-        self, block: Name, sums: tuple[int, ...], size: int, body_bytes: int
-    ) -> bytes:
-        if body_bytes != size:
-            raise PeerProtocolError(f"a part has {body_bytes} bytes instead of {size}")
+    def _receive_sums(
+        self, block: Name, start: int, stop: int, size: int
+    ) -> tuple[int, ...] | None:
+        """Return the checksums in front of the ``size`` bytes that answer a GET; None of a miss."""
+        count = segment_count(size)
+        head = wire.part_head(count, size)
+        expected = len(head) + 4 * count
+        have = self._fill_head(0, expected)
+        if have == expected and self._head.startswith(head):
+            # So it nearly always begins, and then nothing is left to be understood.
+            return unpack_sums(self._head[len(head) : have])
+        kind, header, body_bytes = self._receive_head(expected, have)
+        if kind != Kind.PART:
+            _check_miss(kind, single=True)
+            return None
+        part, size = wire.read_part(header, ((block.length, start, stop),))
+        _check_size(body_bytes, size)
+        return part.sums
+
+    def _receive_part(self, block: Name, sums: tuple[int, ...], size: int) -> bytes:
         content = self._receive(size)
         found = segment_sums(memoryview(content))
         if found != sums:
@@ -233,15 +246,16 @@ class Link:
             )
         return content
 
-    def _receive_head(self, expected: int) -> tuple[Kind, list[Any], int]:
+    def _receive_head(self, expected: int, have: int = 0) -> tuple[Kind, list[Any], int]:
         """Return kind, header and size of the body of the next frame that is not a LOADING.
 
         Parameters
         ----------
         expected
             Bytes that may be taken at once: prefix and header of the answer that is likely.
+        have
+            Bytes of it that were taken already.
         """
-        have = 0
         end_s = inf
         while True:
             have = self._fill_head(have, max(expected, PREFIX_BYTES))
@@ -415,6 +429,11 @@ def dial(address: Address, dialing: Dialing) -> Link:
 def _set_time(sock: socket.socket, option: int, time_s: float) -> None:
     micros = round(time_s * 1e6)
     sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(*divmod(micros, 1_000_000)))
+
+
+def _check_size(body_bytes: int, size: int) -> None:
+    if body_bytes != size:
+        raise PeerProtocolError(f"a part has {body_bytes} bytes instead of {size}")
 
 
 def _check_miss(kind: Kind, *, single: bool) -> None:

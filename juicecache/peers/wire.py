@@ -167,10 +167,20 @@ def part(number: int, sums: bytes, body_bytes: int) -> bytes:
     return frame(Kind.PART, (number, sums), body_bytes)
 
 
+def part_head(segments: int, body_bytes: int) -> bytes:
+    """Return what the answer to a GET of so many segments begins with: all but their checksums.
+
+    These, four bytes each, stand between it and the body.
+    """
+    before, behind = _part_form(segments)
+    return before + body_bytes.to_bytes(8, "little") + behind
+
+
 @cache
-def part_head_bytes(segments: int) -> int:
-    """Return how long the answer to a GET of so many segments is, without its body."""
-    return len(part(0, bytes(4 * segments), 0))
+def _part_form(segments: int) -> tuple[bytes, bytes]:
+    """Return what stands before and behind the size of the body in such an answer."""
+    head = part(0, bytes(4 * segments), 0)
+    return head[: PREFIX_BYTES - 8], head[PREFIX_BYTES : len(head) - 4 * segments]
 
 
 # --------------------------------------------------------------------- in
@@ -272,6 +282,11 @@ class Decoder:
         """
         at = 0
         while at < len(chunk):
+            whole = None if self.is_midway else self._whole(chunk, at)
+            if whole is not None:
+                at, received = whole
+                yield received
+                continue
             at = self._take(chunk, at)
             prefix, header = self._prefix, self._header
             if prefix is None or header is None or self._filled < prefix.body_bytes:
@@ -280,6 +295,25 @@ class Decoder:
             self._prefix, self._header, self._body, self._filled = None, None, bytearray(), 0
             self._skips = False
             yield done
+
+    def _whole(self, chunk: memoryview, at: int) -> tuple[int, Frame] | None:
+        """Return where the frame at ``at`` ends, and it, if all of it is there and it has no body.
+
+        So do nearly all requests arrive; this is the short way for them.
+        """
+        first = at + PREFIX_BYTES
+        if len(chunk) < first:
+            return None
+        try:
+            prefix = parse_prefix(chunk[at:])
+            stop = first + prefix.header_bytes
+            if prefix.body_bytes or stop > len(chunk):
+                return None
+            self._accept(prefix)
+            header = parse_header(chunk[first:stop])
+        except PeerProtocolError:
+            return None  # the long way meets it again, and stays there
+        return stop, Frame(prefix.kind, header, bytearray())
 
     def _take(self, chunk: memoryview, at: int) -> int:
         """Take bytes of one frame from ``chunk``; return where the rest begins."""

@@ -174,6 +174,7 @@ class _Parts:
         else:
             self._absent.append(0)
         self._ready: deque[tuple[int, Held | None]] = deque()
+        self._kept: deque[int] = deque()
         self._loading = 0
         self._ahead_bytes = 0
         self.over = False
@@ -185,20 +186,30 @@ class _Parts:
             number, held = self._ready.popleft()
             self._ahead_bytes -= self._wanted[number].block.length
             self._put(number, held)
+        elif self._kept:
+            self._put_kept(self._kept.popleft())
         elif self._cached:
             self._put_cached(self._cached.popleft())
         elif self._loading:
             return False
-        if not (self._ready or self._cached or self._absent or self._loading):
+        waiting = self._ready or self._kept or self._cached or self._absent
+        if not (waiting or self._loading):
             if self._final:
                 self._desk.outbox.put(self._final)
             self.over = True
         return True
 
     def settle(self, number: int, result: Held | None) -> None:
-        """Queue a block that was loaded."""
+        """Queue a block that was loaded.
+
+        Only the first keeps its file open: slow callers must not hold all files that we may open.
+        """
         self._loading -= 1
-        self._ready.append((number, result))
+        if self._ready and result is not None and result.content is None:
+            discard(result)
+            self._kept.append(number)
+        else:
+            self._ready.append((number, result))
 
     def abandon(self) -> None:
         """Close the files of blocks that were not sent."""
@@ -223,8 +234,17 @@ class _Parts:
             self._absent.popleft()
 
     def _may_load(self) -> bool:
-        ahead = self._loading + len(self._ready)
+        ahead = self._loading + len(self._ready) + len(self._kept)
         return not ahead or (ahead < _AHEAD_MAX and self._ahead_bytes < _AHEAD_BYTES_MAX)
+
+    def _put_kept(self, number: int) -> None:
+        """Put a block that was loaded and kept; load it again if it is gone since."""
+        self._ahead_bytes -= self._wanted[number].block.length
+        held = self._desk.source.find(*self._wanted[number][:3])
+        if held is None:
+            self._absent.append(number)
+        else:
+            self._put(number, held)
 
     def _put_cached(self, number: int) -> None:
         held = self._desk.source.find(*self._wanted[number][:3])

@@ -207,6 +207,28 @@ def test_of_many_blocks_the_cached_come_first_and_the_others_as_they_are_loaded(
     assert caller.answer().kind == Kind.DONE
 
 
+def test_a_caller_that_does_not_read_holds_few_files(
+    source: FilesSource, server: PeerServer
+) -> None:
+    """However many of the blocks that were loaded for him are ready."""
+    blocks = [source.add(f"b{n}", bytes(1 << 20), cached=False) for n in range(50)]
+    source.is_held = True
+    with known(server) as slow, known(server) as other:
+        slow.send(get_many(blocks))
+        source.wait_for(50)
+        before = open_files()
+        source.is_held = False
+        source.release()
+        wait_until(lambda: server.stats().loads == 50, other)
+        for _ in range(100):  # the results have come to their connection behind these
+            other.answer(frame(Kind.PING))
+        assert open_files() <= before + 3
+        found = [slow.answer() for _ in range(50)]
+        assert sorted(one.header[0] for one in found) == list(range(50))
+        assert all(one.kind == Kind.PART and not any(one.body) for one in found)
+        assert slow.answer().kind == Kind.DONE
+
+
 def test_many_blocks_are_loaded_a_bounded_number_at_a_time(
     source: FilesSource, caller: PeerCaller
 ) -> None:

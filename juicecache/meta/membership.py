@@ -28,11 +28,11 @@ SECRET_BYTES = 32
 MEMBER_CHARS_MAX = 255
 """The longest host name; with the group it also fits into an index of every database."""
 
-_HEARTBEATS = 2.5
-"""How long a renewal holds. Members renew at least once a heartbeat: so one renewal may fail and
-the next come half a heartbeat late, and a member that died is out 1.5 to 2.5 heartbeats later.
-The clocks of all hosts must agree within a heartbeat: the writer's sets the moment, the reader's
-decides whether it is past."""
+_HEARTBEATS = 1.5
+"""How long a renewal holds. Members renew twice a heartbeat: so one renewal may fail and the next
+come late, and a member that died is out 1 to 1.5 heartbeats later; clients, who read as often, know
+within two. The clocks of all hosts must agree within half a heartbeat: the writer's sets the
+moment, the reader's decides whether it is past."""
 _FORGET_HEARTBEATS = 50
 """Rows of the dead are removed after so many more, ten minutes: not because of a wrong clock."""
 _FORGET_AT_ONCE = 100
@@ -48,7 +48,7 @@ class Membership:
     group
         The name of the group; what it may be is said by the option ``cache_group``.
     heartbeat_s
-        How often members call `renew`: all of a group must use the same.
+        Members call `renew` twice in it: all of a group must use the same.
     clock
         Returns nanoseconds since the epoch.
     """

@@ -23,8 +23,11 @@ from juicecache.peers.ring import Ring
 
 _PROBE_TICK_S = 0.25
 """How often the thread looks whether a peer that is down should be asked."""
+_READINGS = 2
+"""So often in a heartbeat the list is read, and our own entry renewed: all clients then agree
+within two heartbeats, also about a member that died just behind a renewal."""
 _JITTER = 0.1
-"""Heartbeats differ by so much, so that clients which began together do not stay together."""
+"""Readings differ by so much, so that clients which began together do not stay together."""
 
 logger = logging.getLogger("juicecache")
 
@@ -80,7 +83,7 @@ class Group:
     size_min
         So many members must be there before any is used.
     heartbeat_s
-        How often the list is read.
+        The list is read twice in it.
 
     Attributes
     ----------
@@ -215,11 +218,12 @@ class Group:
                 peer.close()
 
     def _keep_fresh(self, wake: threading.Event) -> None:
-        beat_at_s = time.monotonic() + self._heartbeat_s
+        period_s = self._heartbeat_s / _READINGS
+        beat_at_s = time.monotonic() + period_s
         while not wake.wait(min(_PROBE_TICK_S, max(beat_at_s - time.monotonic(), 0.0))):
             if time.monotonic() >= beat_at_s:
                 self.refresh()
-                beat_at_s = time.monotonic() + self._heartbeat_s * random.uniform(1 - _JITTER, 1)
+                beat_at_s = time.monotonic() + period_s * random.uniform(1 - _JITTER, 1)
             down = [peer for peer in self.peers().values() if not peer.is_up]
             for peer in sorted(down, key=lambda peer: peer.probe_at_s):
                 try:

@@ -2,7 +2,7 @@
 
 Members are found by rows of the volume's metadata, which the floor above reads, or here: by a
 list of addresses, or a name that resolves to them, as that of a headless Kubernetes service.
-An address says nothing of who is there, so each is asked at every heartbeat.
+An address says nothing of who is there, so each is asked twice in a heartbeat.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The part of this process in a cache group: it finds the others, and is one if it shares.
 
-Members enter themselves into the volume's metadata at every heartbeat, unless their addresses
+Members enter themselves into the volume's metadata, twice in a heartbeat, unless their addresses
 are given. The group's secret is in the metadata, too, unless it is given: so whoever may read
 the metadata may read from the group, and needs no right to write.
 """
@@ -41,7 +41,7 @@ from juicecache.volume.serving import BACKUP_S, BlockSource
 
 _MIB = 1 << 20
 _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  (refused, not bound)
-_LEAVING_HEARTBEATS = 1.2
+_LEAVING_HEARTBEATS = 0.6
 """After so many every client has read the list without us, if its heartbeat is ours."""
 
 _DRAIN_LOOK_S = 0.1

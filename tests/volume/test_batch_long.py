@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import weakref
@@ -13,6 +14,7 @@ from juicecache.errors import (
     ObjectError,
     ObjectNotFoundError,
 )
+from juicecache.runtime import loop_thread
 from juicecache.testing.batches import bodies, read_all, references, sustained
 from juicecache.testing.engine_faults import FaultySqlite
 from juicecache.testing.oracle import sums_wrong
@@ -187,6 +189,9 @@ def test_a_block_that_is_lost_while_it_is_secured_is_never_committed(site, conte
     volume = site.open(looped=True)
     batch = volume.batch(deferred=True)
     site.store(volume).fail("put", [2])
+    # The failure comes after the file was handed over: before, its constructor reports it.
+    gate = asyncio.Event()
+    site.store(volume).hold("put", gate)
     if kind == "pack":
         files = bodies(content, 30)
         for path, body in files.items():
@@ -194,6 +199,7 @@ def test_a_block_that_is_lost_while_it_is_secured_is_never_committed(site, conte
     else:
         files = {"/large": content(2 * site.block)}
         batch.add_file(StoredFile(volume.parts(), "/large", files["/large"], exclusive=False))
+    loop_thread().loop.call_soon_threadsafe(gate.set)
     batch.secure()
     with pytest.raises((BatchError, ObjectError)):
         batch.commit()

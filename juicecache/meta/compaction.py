@@ -111,9 +111,10 @@ def _drop(
 def abandon_slice(tx: Transaction, slice_id: int, size: int) -> None:
     """Record a slice that was stored and not committed as dead, before its objects go.
 
-    Should deleting them fail, `dead_slices` finds it. A committed slice is left alone.
+    Should deleting them fail, `dropping.dead_slices` finds it. Never of a slice that may have
+    been committed: no row tells that one everywhere.
     """
-    if tx.get(SliceRef, slice_id, lock=True) is None:
+    if tx.get(SliceRef, slice_id, size, lock=True) is None:
         tx.put_new(SliceRef(slice_id, size, 0))
 
 

@@ -58,35 +58,31 @@ def drop_references(tx: Transaction, counts: Mapping[SliceKey, int]) -> list[Sli
     dead = []
     # In ascending order, so that two clients that drop the same slices do not deadlock.
     for (slice_id, size), count in sorted(counts.items()):
-        row = tx.get(SliceRef, slice_id, lock=True)
-        if row is not None and row.size == size:
+        row = reference(tx, slice_id, size)
+        if row is not None:
             tx.add_refs(slice_id, size, -count, alive=False)
             if row.refs <= count:
                 dead.append((slice_id, size))
     return dead
 
 
-def dead_slices(
-    tx: Transaction, *, after: int = 0, limit: int
-) -> tuple[list[SliceKey], int | None]:
-    """Look at ``limit`` reference rows behind slice id ``after`` for dead slices.
+def reference(tx: Transaction, slice_id: int, size: int) -> SliceRef | None:
+    """Return how often a slice that some record names is referenced; None where nothing tells."""
+    row = tx.get(SliceRef, slice_id, size, lock=True)
+    return SliceRef(slice_id, size, 1) if row is None and tx.implies_references else row
 
-    Returns
-    -------
-    tuple
-        The dead slices among them, and the id to go on behind; None at the end.
-    """
-    rows = list(tx.scan(SliceRef, after=(after,), limit=limit))
-    dead = [(row.slice_id, row.size) for row in rows if row.refs <= 0]
-    return dead, rows[-1].slice_id if len(rows) == limit else None
+
+def dead_slices(rows: Iterable[SliceRef]) -> list[SliceKey]:
+    """Return the dead slices among rows."""
+    return [(row.slice_id, row.size) for row in rows if row.refs <= 0]
 
 
 def forget_slices(tx: Transaction, slices: Iterable[SliceKey]) -> None:
     """Delete the rows of dead slices whose objects are gone. Safe to repeat."""
     for slice_id, size in slices:
-        row = tx.get(SliceRef, slice_id, lock=True)
-        if row is not None and row.size == size and row.refs <= 0:
-            tx.delete(SliceRef, slice_id)
+        row = tx.get(SliceRef, slice_id, size, lock=True)
+        if row is not None and row.refs <= 0:
+            tx.delete(SliceRef, slice_id, size)
 
 
 def claim_orphans(tx: Transaction, slices: Iterable[SliceKey]) -> list[SliceKey]:
@@ -97,7 +93,7 @@ def claim_orphans(tx: Transaction, slices: Iterable[SliceKey]) -> list[SliceKey]
     """
     claimed = []
     for slice_id, size in slices:
-        if tx.get(SliceRef, slice_id, lock=True) is None:
+        if tx.get(SliceRef, slice_id, size, lock=True) is None:
             tx.put_new(SliceRef(slice_id, size, 0))
             claimed.append((slice_id, size))
     return claimed

@@ -24,7 +24,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from juicecache.errors import ConflictError, ReadOnlyVolumeError
-from juicecache.meta.rows import Chunk, Row
+from juicecache.meta.rows import Chunk, Row, key_of
 from juicecache.model.attr import ROOT_INODE, Attr
 
 T = TypeVar("T")
@@ -57,6 +57,14 @@ class Listed(NamedTuple):
     name: bytes
     attr: Attr
     records: bytes | None
+
+
+class Want(NamedTuple):
+    """A row that a transaction will ask for; see `Transaction.expect`."""
+
+    table: type[Row]
+    key: Key
+    lock: bool = False
 
 
 class Put(NamedTuple):
@@ -100,8 +108,8 @@ class Append(NamedTuple):
 class AddRefs(NamedTuple):
     """Add to a slice's reference count, matched by id **and** size.
 
-    With ``alive`` the row must have ``refs > 0`` (a dead slice is never revived) and its
-    absence is a conflict; without it, a missing row is left missing.
+    With ``alive`` the slice must have a reference (a dead one is never revived): a conflict
+    otherwise. Without it, a row that the caller has not found is not to be counted on.
     """
 
     slice_id: int
@@ -119,8 +127,19 @@ class Transaction(ABC):
     Read verbs are the engine's; write verbs only fill ``writes``, in order.
     """
 
+    implies_references: bool = False
+    """Whether a slice without a row has one reference, and is not unknown."""
+
     def __init__(self) -> None:
         self.writes: list[Write] = []
+
+    def expect(self, *wanted: Want) -> None:
+        """Announce rows that will be asked for next: a hint, which changes no answer.
+
+        An engine with a network in between fetches them together. They are locked, where they
+        are to be locked, in the order given.
+        """
+        return
 
     @abstractmethod
     def get(self, table: type[RowT], *key: int | str | bytes, lock: bool = False) -> RowT | None:
@@ -299,6 +318,21 @@ class Engine(ABC):
                     raise
             time.sleep(random.uniform(0, min(_PAUSE_S_MAX, _PAUSE_S * 2**tries)))
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def sweep(self, table: type[RowT], *, page: int) -> Iterator[list[RowT]]:
+        """Iterate over the rows of a whole table, about ``page`` at a time, each read on its own.
+
+        A row that is there all the while comes at least once, in no order that is promised;
+        one that comes or goes meanwhile may be missed. Memory is bounded by the page.
+        """
+        after: Key | None = None
+
+        def body(tx: Transaction) -> list[RowT]:
+            return list(tx.scan(table, after=after, limit=page))
+
+        while rows := self.read(body):
+            yield rows
+            after = key_of(rows[-1])
 
     @abstractmethod
     def attempt(self, body: Callable[[Transaction], T], *, writable: bool) -> T:

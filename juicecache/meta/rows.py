@@ -57,7 +57,10 @@ class Chunk(NamedTuple):
 
 
 class SliceRef(NamedTuple):
-    """How many records point at one slice. ``refs <= 0`` is dead: never revived."""
+    """How many records point at one slice. ``refs <= 0`` is dead: never revived.
+
+    Some engines keep no row for a slice with one reference: `Transaction.implies_references`.
+    """
 
     slice_id: int
     size: int
@@ -222,7 +225,7 @@ TABLES: dict[type, Table] = {
     Counter: Table(("name",)),
     Edge: Table(("parent", "name"), 1),
     Chunk: Table(("inode", "index"), 1),
-    SliceRef: Table(("slice_id",)),
+    SliceRef: Table(("slice_id", "size")),
     DelayedSlices: Table(("slice_id",)),
     Symlink: Table(("inode",)),
     Xattr: Table(("inode", "name"), 1),

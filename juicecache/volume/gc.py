@@ -270,11 +270,8 @@ class _Collector:
         )
 
     def collect_dead_slices(self) -> None:
-        after: int | None = 0
-        while after is not None:
-            dead, after = self._engine.read(
-                lambda tx, after=after: dropping.dead_slices(tx, after=after, limit=_PAGE)  # type: ignore[misc]
-            )
+        for rows in self._engine.sweep(SliceRef, page=_PAGE):
+            dead = dropping.dead_slices(rows)
             self._count(dead_slices=len(dead))
             if dead and self._delete:
                 used = self._mentioned({slice_id for slice_id, _ in dead})
@@ -363,7 +360,7 @@ class _Collector:
 
     def _without_row(self, listed: list[StoredSlice]) -> list[StoredSlice]:
         """Count slices by their reference rows; return the old ones that have none."""
-        keys = [(one.slice_id,) for one in listed]
+        keys = [(one.slice_id, one.size) for one in listed]
         rows = self._engine.read(lambda tx: tx.get_many(SliceRef, keys))
         candidates = []
         for stored, row in zip(listed, rows, strict=True):
@@ -381,10 +378,11 @@ class _Collector:
         """Count, and remove, those that no chunk and no delayed row mentions either."""
         if not candidates:
             return
-        used = self._mentioned({one.slice_id for one in candidates})
-        leaked = [one for one in candidates if one.slice_id not in used]
+        used, counted = self._unmentioned(candidates)
+        leaked = [one for one in candidates if one.slice_id not in used | counted]
         for stored in candidates:
-            self._count_objects("valid" if stored.slice_id in used else "leaked", stored)
+            kind = "valid" if stored.slice_id in used else "leaked"
+            self._count_objects("pending" if stored.slice_id in counted else kind, stored)
         for first in range(0, len(leaked) if self._delete else 0, _CLAIMED):
             try:
                 self._remove(leaked[first : first + _CLAIMED])
@@ -405,26 +403,28 @@ class _Collector:
         for chunk in self._chunks():
             found.update(slice_id for slice_id, _ in refs_of(chunk.slices))
             found &= slice_ids
-        after = 0
-        while rows := self._delayed(after):
+        for rows in self._engine.sweep(DelayedSlices, page=_PAGE):
             for row in rows:
                 found.update(slice_id for slice_id, _ in compaction.entries_of(row.slices))
                 found &= slice_ids
-            after = rows[-1].slice_id
         return found
 
-    def _chunks(self) -> Iterator[Chunk]:
-        after = (0, -1)
-        while rows := self._engine.read(
-            lambda tx: list(tx.scan(Chunk, after=after, limit=_PAGE))  # noqa: B023
-        ):
-            yield from rows
-            after = rows[-1].inode, rows[-1].index
+    def _unmentioned(self, candidates: list[StoredSlice]) -> tuple[set[int], set[int]]:
+        """Return ids of slices that something mentions, and of others that have a row after all.
 
-    def _delayed(self, after: int) -> list[DelayedSlices]:
-        return self._engine.read(
-            lambda tx: list(tx.scan(DelayedSlices, after=(after,), limit=_PAGE))
-        )
+        A row says another size where some objects of a dead slice are gone already.
+        """
+        slice_ids = {one.slice_id for one in candidates}
+        used = self._mentioned(slice_ids)
+        counted: set[int] = set()
+        if used != slice_ids:
+            for rows in self._engine.sweep(SliceRef, page=_PAGE):
+                counted.update(slice_ids.intersection(row.slice_id for row in rows))
+        return used, counted - used
+
+    def _chunks(self) -> Iterator[Chunk]:
+        for rows in self._engine.sweep(Chunk, page=_PAGE):
+            yield from rows
 
     # ------------------------------------------------------------------ the report
 

@@ -28,6 +28,7 @@ from juicecache.meta.tree import NewNode
 from juicecache.model.attr import ROOT_INODE, Attr, NodeFlag, NodeType
 from juicecache.model.layout import CHUNK_BYTES
 from juicecache.model.slices import FILE_BYTES_MAX, SliceRecord
+from juicecache.testing.machines import references
 
 CTX = Context(10**15, 0, 0, 0o022, dir_stats=True, capacity_bytes=0, inodes_max=0)
 FILE = 2
@@ -74,11 +75,6 @@ def rows(engine: Engine, inode: int = FILE) -> dict[int, list[str]]:
             for row in found}  # fmt: skip
 
 
-def refs(engine: Engine) -> dict[tuple[int, int], int]:
-    found = engine.read(lambda tx: list(tx.scan(SliceRef)))
-    return {(row.slice_id, row.size): row.refs for row in found}
-
-
 def check_usage(engine: Engine) -> None:
     assert engine.read(usage.totals) == engine.read(usage.recount)
     stored = engine.read(lambda tx: tx.get(DirStats, ROOT_INODE))
@@ -102,7 +98,7 @@ def test_a_written_cut_and_extended_file_has_the_rows_of_the_official_client(eng
             hex_of("00002328 0000000000000000 00000000 00000000 000001F4"),
         ]
     }
-    assert refs(engine) == {(4099, 10_000): 1, (4100, 100): 1}
+    assert references(engine) == {(4099, 10_000): 1, (4100, 100): 1}
     check_usage(engine)
 
 
@@ -206,7 +202,7 @@ def test_a_slice_counts_once_a_record(engine):
         NewSlice(1, SliceRecord(0, 5, 100, 40, 60)),
     )
     commit(engine, NewSlice(2, SliceRecord(0, 5, 100, 10, 20), fresh=False))
-    assert refs(engine) == {(5, 100): 3}
+    assert references(engine) == {(5, 100): 3}
 
 
 def test_a_dead_slice_gets_no_new_record(engine):
@@ -220,7 +216,7 @@ def test_a_dead_slice_gets_no_new_record(engine):
 def test_a_hole_is_committed_without_reference(engine):
     commit(engine, whole(5, 100))
     commit(engine, NewSlice(0, SliceRecord(10, 0, 0, 0, 20)))
-    assert refs(engine) == {(5, 100): 1}
+    assert references(engine) == {(5, 100): 1}
     assert len(rows(engine)[0]) == 2
 
 
@@ -231,10 +227,10 @@ def test_a_chunk_without_row_reads_as_nothing(engine):
 def test_growth_past_the_capacity_is_refused_and_leaves_no_trace(engine):
     small = CTX._replace(capacity_bytes=8192)
     commit(engine, whole(5, 8192), ctx=small)
-    before = (rows(engine), refs(engine), attr_of(engine))
+    before = (rows(engine), references(engine), attr_of(engine))
     with pytest.raises(NoSpaceError):
         commit(engine, whole(6, 1, pos=8192), ctx=small)
-    assert (rows(engine), refs(engine), attr_of(engine)) == before
+    assert (rows(engine), references(engine), attr_of(engine)) == before
 
 
 def test_an_immutable_file_keeps_its_bytes(engine):
@@ -259,7 +255,7 @@ def test_a_removed_file_is_stale(engine):
     engine.write(lambda tx: unlink(tx, CTX, ROOT_INODE, b"file"))
     with pytest.raises(StaleHandleError):
         commit(engine, whole(5, 1))
-    assert refs(engine) == {}
+    assert references(engine) == {}
 
 
 def test_a_length_is_not_negative(engine):
@@ -276,7 +272,7 @@ def test_a_file_is_not_longer_than_other_clients_allow(engine, length):
     with pytest.raises(FileError) as caught:
         commit(engine, NewSlice(2**31, SliceRecord(0, 5, 1, 0, 1)))
     assert caught.value.errno == errno.EFBIG
-    assert (rows(engine), refs(engine), attr_of(engine).length) == ({}, {}, 0)
+    assert (rows(engine), references(engine), attr_of(engine).length) == ({}, {}, 0)
 
 
 def test_the_longest_files_add_up_to_a_number_that_a_row_can_hold(engine):

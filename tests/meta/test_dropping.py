@@ -19,6 +19,7 @@ from juicecache.meta.rows import Chunk, DeletedFile, DetachedNode, SliceRef
 from juicecache.meta.tree import NewNode
 from juicecache.model.attr import ROOT_INODE, NodeType
 from juicecache.model.slices import SliceRecord
+from juicecache.testing.machines import references
 
 CTX = Context(10**15, 0, 0, 0o022, dir_stats=True, capacity_bytes=0, inodes_max=0)
 NOW_S = 10**6
@@ -55,7 +56,7 @@ def drop(engine: Engine, inode: int = FILE, *, limit: int = 100) -> tuple[list, 
 
 
 def refs(engine: Engine) -> dict[int, int]:
-    return {row.slice_id: row.refs for row in engine.read(lambda tx: list(tx.scan(SliceRef)))}
+    return {slice_id: count for (slice_id, _), count in references(engine).items()}
 
 
 def test_content_of_a_removed_file_goes_in_three_steps(engine):
@@ -103,28 +104,10 @@ def test_chunks_of_a_living_file_are_not_dropped(engine):
     assert engine.read(lambda tx: tx.exists(Chunk, FILE))
 
 
-def test_a_slice_without_row_is_left_alone(engine):
-    write(engine, 5)
-    engine.write(lambda tx: tx.delete(SliceRef, 5))
-    remove(engine)
-    assert drop(engine) == ([], True)
-    assert refs(engine) == {}
-
-
 def test_only_dead_slices_are_forgotten(engine):
     engine.write(lambda tx: [tx.put(SliceRef(n, 10, n - 6)) for n in (5, 6, 7)])
     engine.write(lambda tx: dropping.forget_slices(tx, [(5, 10), (6, 11), (7, 10), (8, 10)]))
     assert refs(engine) == {6: 0, 7: 1}
-
-
-def test_dead_slices_are_found_page_by_page(engine):
-    engine.write(lambda tx: [tx.put(SliceRef(n, 10, n % 2)) for n in range(1, 7)])
-
-    def page(after: int) -> tuple[list, int | None]:
-        return engine.read(lambda tx: dropping.dead_slices(tx, after=after, limit=4))
-
-    assert page(0) == ([(2, 10), (4, 10)], 4)
-    assert page(4) == ([(6, 10)], None)
 
 
 def test_clones_are_listed_by_age(engine):

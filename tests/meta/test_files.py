@@ -18,11 +18,12 @@ from juicecache.meta import tree, usage
 from juicecache.meta.chunks import NewSlice, read_chunk
 from juicecache.meta.context import Context
 from juicecache.meta.files import WholeFile, commit_files
-from juicecache.meta.rows import DirStats, SliceRef
+from juicecache.meta.rows import DirStats
 from juicecache.meta.tree import NewNode
 from juicecache.model.attr import ROOT_INODE, Attr, NodeFlag, NodeType
 from juicecache.model.layout import CHUNK_BYTES
 from juicecache.model.slices import SliceRecord, visible
+from juicecache.testing.machines import references
 
 CTX = Context(10**15, 0, 0, 0o022, dir_stats=True, capacity_bytes=0, inodes_max=0)
 
@@ -59,7 +60,7 @@ def test_a_new_file_has_its_slices_length_time_and_usage(engine):
     assert (attr.length, attr.mtime_ns, attr.mode) == (CHUNK_BYTES + 50, 5, 0o644)
     assert engine.read(lambda tx: tree.getattr(tx, 2)) == attr
     assert (seen(engine, 2), seen(engine, 2, 1)) == ([(9, CHUNK_BYTES)], [(10, 50)])
-    assert engine.read(lambda tx: tx.get(SliceRef, 10)) == SliceRef(10, 50, 1)
+    assert references(engine)[10, 50] == 1
     counts(engine)
 
 
@@ -107,7 +108,7 @@ def test_exclusive_refuses_a_name_that_is_taken(engine):
     with pytest.raises(EntryExistsError):
         commit(engine, b"file", 3, [piece(10, 30)], exclusive=True)
     assert seen(engine, 2) == [(9, 100)]
-    assert engine.read(lambda tx: tx.get(SliceRef, 10)) is None
+    assert references(engine) == {(9, 100): 1}
 
 
 def test_directories_and_paths_through_files_are_refused(engine):
@@ -145,7 +146,7 @@ def test_files_of_one_slice_count_a_reference_each(engine):
     files = [WholeFile((b"%d" % n,), 2 + n, shared(100 * n, 100)) for n in range(10)]
     attrs = commit_all(engine, files)
     assert [attr.inode for attr in attrs] == list(range(2, 12))
-    assert engine.read(lambda tx: tx.get(SliceRef, 9)) == SliceRef(9, 1000, 10)
+    assert references(engine)[9, 1000] == 10
     assert [engine.read(lambda tx, a=a: tree.getattr(tx, a.inode)) for a in attrs] == attrs
     assert seen(engine, 4) == [(9, 100)]
     counts(engine)
@@ -188,7 +189,7 @@ def test_new_old_empty_and_refused_files_share_a_commit(engine):
     # Of two contents for one new name the last is written, so its number is the file's.
     assert outcomes[0] == outcomes[6]
     assert (outcomes[0].inode, outcomes[0].length) == (16, 60)
-    assert engine.read(lambda tx: tx.get(SliceRef, 9)) == SliceRef(9, 1000, 3)
+    assert references(engine)[9, 1000] == 3
     assert seen(engine, 2) == [(9, 80)]
     counts(engine)
 
@@ -208,7 +209,7 @@ def test_two_names_of_one_file_get_the_last_content(engine):
     ]
     assert {attr.inode for attr in commit_all(engine, files)} == {2}
     assert seen(engine, 2) == [(9, 40)]
-    assert engine.read(lambda tx: tx.get(SliceRef, 9)) == SliceRef(9, 1000, 1)
+    assert references(engine)[9, 1000] == 1
     counts(engine)
 
 

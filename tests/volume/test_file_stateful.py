@@ -691,7 +691,7 @@ class Files(RuleBasedStateMachine):
         self._settle()
         for row in self.engine.read(lambda tx: list(tx.scan(Chunk))):
             for slice_id, size in refs_of(row.slices):
-                ref = self.engine.read(lambda tx, key=slice_id: tx.get(SliceRef, key))
+                ref = self.engine.read(lambda tx, key=(slice_id, size): tx.get(SliceRef, *key))
                 assert ref is not None
                 assert ref.refs > 0
                 for key in self.volume.parts().layout.block_keys(slice_id, size):

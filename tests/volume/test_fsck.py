@@ -125,7 +125,7 @@ def test_wrong_references_are_found_and_not_touched(volume: Volume) -> None:
         volume,
         lambda tx: [
             tx.put(refs[0]._replace(refs=5)),
-            tx.delete(SliceRef, refs[1].slice_id),
+            tx.delete(SliceRef, refs[1].slice_id, refs[1].size),
             tx.put(SliceRef(70_000, 10, 2)),
         ],
     )

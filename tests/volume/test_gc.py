@@ -123,7 +123,7 @@ def test_whatever_mentions_a_slice_keeps_it(volume: Volume, mention: str) -> Non
     report = volume.gc(delete=True, min_age_s=0)
     assert (report.valid_objects, report.leaked_objects) == (1, 0)
     assert objects(volume) == {"5000_0_10"}
-    keys = {Chunk: (999, 3), DelayedSlices: (77,), SliceRef: (5000,)}
+    keys = {Chunk: (999, 3), DelayedSlices: (77,), SliceRef: (5000, 10)}
     engine(volume).write(lambda tx: tx.delete(type(row), *keys[type(row)]))
     assert volume.gc(delete=True, min_age_s=0).removed_objects == 1
 

@@ -206,12 +206,11 @@ class _Rows:
         return self._changed(write)
 
     def _with_refs(self, write: AddRefs) -> tuple[type, Key, Row | None]:
-        key = (write.slice_id,)
+        key = (write.slice_id, write.size)
         ref = cast("SliceRef | None", self.get(SliceRef, key))
-        matches = ref is not None and ref.size == write.size
-        if write.alive and not (matches and ref is not None and ref.refs > 0):
+        if write.alive and (ref is None or ref.refs <= 0):
             raise ConflictError(f"slice {write.slice_id} of {write.size} bytes is not alive")
-        if ref is not None and matches:
+        if ref is not None:
             ref = ref._replace(refs=ref.refs + write.delta)
         return SliceRef, key, ref
 

@@ -111,11 +111,13 @@ class Mapping(NamedTuple):
     ``columns`` are in the order of the fields. A suffix says how a value is stored:
     ``:us`` microseconds, with the rest of nanoseconds in a column ``<name>nsec``;
     ``:blob`` bytes that other clients may have stored as TEXT or NULL; ``:null`` an
-    integer that may be NULL, which is read as 0.
+    integer that may be NULL, which is read as 0. ``unique`` are the columns of which the
+    database allows each value once, where they are not the key's.
     """
 
     table: str
     columns: tuple[str, ...]
+    unique: tuple[str, ...] = ()
 
 
 _MAPPINGS: dict[type, Mapping] = {
@@ -132,7 +134,7 @@ _MAPPINGS: dict[type, Mapping] = {
     Counter: Mapping("counter", ("name", "value")),
     Edge: Mapping("edge", ("parent", "name:blob", "inode", "type")),
     Chunk: Mapping("chunk", ("inode", "indx", "slices:blob")),
-    SliceRef: Mapping("chunk_ref", ("chunkid", "size", "refs")),
+    SliceRef: Mapping("chunk_ref", ("chunkid", "size", "refs"), unique=("chunkid",)),
     DelayedSlices: Mapping("delslices", ("chunkid", "deleted", "slices:blob")),
     Symlink: Mapping("symlink", ("inode", "target:blob")),
     Xattr: Mapping("xattr", ("inode", "name", "value:blob")),
@@ -198,7 +200,8 @@ class TableStatements:
         self.insert = f"INSERT INTO {self.name} ({names}) VALUES ({values})"
         changed = ", ".join(f"{n} = excluded.{n}" for n, _ in stored if n not in self._keys)
         action = f"UPDATE SET {changed}" if changed else "NOTHING"
-        self.put = f"{self.insert} ON CONFLICT ({', '.join(self._keys)}) DO {action}"
+        unique = ", ".join(mapping.unique or self._keys)
+        self.put = f"{self.insert} ON CONFLICT ({unique}) DO {action}"
         self._scans = {
             (count, behind): self._scan_text(count, behind=behind)
             for count in (0, ALL_TABLES[row_class].partition)

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from harness import environment
 
-NAMES = ("cold", "eviction", "large", "local", "pack", "peers", "ring", "warm")
+NAMES = ("cold", "eviction", "large", "local", "meta", "pack", "peers", "ring", "warm")
 
 
 def main() -> None:

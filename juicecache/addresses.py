@@ -172,6 +172,11 @@ def parse_volume_url(url: str) -> tuple[str, str]:
     return volume, "/" + path
 
 
+def sentinel_password(environ: Mapping[str, str] = os.environ) -> str:
+    """Return the password of the sentinels in front of Redis, called as by the official client."""
+    return environ.get("SENTINEL_PASSWORD", "")
+
+
 def rsa_passphrase(environ: Mapping[str, str] = os.environ) -> str:
     """Return the passphrase of the volume's RSA key; it is never stored anywhere."""
     return environ.get("JFS_RSA_PASSPHRASE", "")

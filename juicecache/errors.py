@@ -17,6 +17,7 @@ exception: it is ``None``.
     |   |-- AccessDeniedError          (PermissionError)
     |   |-- ReadOnlyVolumeError
     |   |-- NoSpaceError
+    |   |-- QuotaExceededError
     |   |-- NoAttributeError
     |   |-- UnsupportedError
     |   `-- StaleHandleError
@@ -138,15 +139,21 @@ class AccessDeniedError(FileError, PermissionError):
 
 
 class ReadOnlyVolumeError(FileError):
-    """The volume was opened read-only, or uses a feature that this client does not maintain."""
+    """The volume was opened read-only, or asks for what this client cannot keep."""
 
     default_errno = _errno.EROFS
 
 
 class NoSpaceError(FileError):
-    """The capacity, the inode limit or a quota of the volume is reached."""
+    """The capacity or the inode limit of the volume is reached."""
 
     default_errno = _errno.ENOSPC
+
+
+class QuotaExceededError(FileError):
+    """The quota of a directory, user or group is reached; the text says whose, and which."""
+
+    default_errno = _errno.EDQUOT
 
 
 class NoAttributeError(FileError):

@@ -22,12 +22,19 @@ from juicecache.errors import (
     StaleHandleError,
 )
 from juicecache.meta import usage
+from juicecache.meta.change_log import note, note_writes
 from juicecache.meta.context import Context
 from juicecache.meta.engine import Transaction
 from juicecache.meta.rows import Chunk, SliceRef
 from juicecache.model.attr import Attr, NodeFlag
 from juicecache.model.layout import CHUNK_BYTES
-from juicecache.model.slices import FILE_BYTES_MAX, SliceRecord, refs_of, truncate_records
+from juicecache.model.slices import (
+    FILE_BYTES_MAX,
+    RECORD_BYTES,
+    SliceRecord,
+    refs_of,
+    truncate_records,
+)
 
 Appends: TypeAlias = dict[int, list[SliceRecord]]
 """Records to append to each chunk, by chunk index, in order of application."""
@@ -118,9 +125,30 @@ def append_slices(
     starts = [new.index * CHUNK_BYTES + new.record.pos for new in slices]
     check_changeable(attr, min(starts, default=attr.length), truncates=length != attr.length)
     appends = truncation(tx, attr, length)
+    if length != attr.length:
+        note(tx, "TRUNCATE", attr.inode, attr.length, length, 0, now_ns=ctx.now_ns)
+    _note_slices(tx, ctx, attr, slices, appends, mtime_ns)
     for index, records in grouped(slices).items():
         appends.setdefault(index, []).extend(records)
     return _rewrite(tx, ctx, ledger, attr, appends, max(length, end_of(slices)), mtime_ns)
+
+
+def _note_slices(
+    tx: Transaction,
+    ctx: Context,
+    attr: Attr,
+    slices: Sequence[NewSlice],
+    appends: Appends,
+    mtime_ns: int,
+) -> None:
+    """Note slices in the change log; ``appends`` are the holes that stand before them."""
+
+    def before(index: int) -> int:
+        records = len(read_chunk(tx, attr.inode, index)) // RECORD_BYTES
+        return records + len(appends.get(index, ()))
+
+    records = [(one.index, one.record) for one in slices]
+    note_writes(tx, attr.inode, records, before, content_time(attr, mtime_ns), ctx.now_ns)
 
 
 def truncate(tx: Transaction, ctx: Context, inode: int, length: int) -> Attr:

@@ -16,6 +16,7 @@ import struct
 from collections import Counter
 from itertools import islice
 
+from juicecache.meta.change_log import note
 from juicecache.meta.context import Context
 from juicecache.meta.dropping import SliceKey, drop_references
 from juicecache.meta.engine import Transaction
@@ -61,6 +62,8 @@ def commit_compaction(
     slices = merged[:kept] + record.pack() + row.slices[len(merged) :]
     tx.set(Chunk, inode, index, slices=slices)
     tx.put_new(SliceRef(new_slice_id, plan.length, 1))
+    merging = plan.skipped, plan.taken, plan.pos, new_slice_id, plan.length
+    note(tx, "COMPACTCHUNK", inode, index, *merging, now_ns=ctx.now_ns)
     return _drop(tx, ctx, merged[kept:], new_slice_id, trash_days=trash_days)
 
 
@@ -130,6 +133,7 @@ def drop_delayed(tx: Transaction, slice_id: int) -> list[SliceKey]:
     if row is None:
         return []
     tx.delete(DelayedSlices, slice_id)
+    note(tx, "CLEANUP_DELAYED_SLICES", slice_id, row.deleted_s)
     return drop_references(tx, Counter(entries_of(row.slices)))
 
 

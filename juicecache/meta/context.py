@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 TRASH_WANTED = -1
@@ -22,6 +23,27 @@ class SessionNeededError(UnpreparedError):
 
 class TrashNeededError(UnpreparedError):
     """An entry is to move into the trash, and the directory of this hour is not there."""
+
+
+class CountNeededError(UnpreparedError):
+    """A large subtree moves between quotas, and what it holds is not known.
+
+    Parameters
+    ----------
+    inode
+        Its top.
+    """
+
+    def __init__(self, inode: int) -> None:
+        super().__init__(inode)
+        self.inode = inode
+
+
+class Used(NamedTuple):
+    """What entries count: whole 4 KiB units, and how many they are."""
+
+    space: int = 0
+    inodes: int = 0
 
 
 class Context(NamedTuple):
@@ -45,6 +67,16 @@ class Context(NamedTuple):
         `SessionNeededError`.
     opened
         Inodes that this process has open: their content outlives their last name.
+    acl
+        Whether the volume keeps access control lists.
+    user_group
+        Whether the volume keeps what each user and group owns.
+    quotas
+        Directories that had a quota when the volume's record was last read.
+    counted
+        What is below directories that move and are too large to be counted in a transaction.
+    held
+        What slices that are committed count already: no limit counts it twice.
     """
 
     now_ns: int
@@ -57,3 +89,8 @@ class Context(NamedTuple):
     trash: int = 0
     sid: int = 0
     opened: Container[int] = frozenset()
+    acl: bool = False
+    user_group: bool = False
+    quotas: frozenset[int] = frozenset()
+    counted: Mapping[int, Used] = MappingProxyType({})
+    held: Used = Used()

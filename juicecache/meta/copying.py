@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 
 from juicecache.errors import EntryNotFoundError, FileError, IsDirectoryError
+from juicecache.meta.acl import with_mode
+from juicecache.meta.change_log import note
 from juicecache.meta.chunks import (
     Appends,
     change_content,
@@ -71,6 +73,8 @@ def copy_range(
         tx, b"".join(record.pack() for records in appends.values() for record in records)
     )
     length = max(target.length, target_start + size)
+    values = source_inode, source_start, target_inode, target_start, size
+    note(tx, "COPYFILERANGE", *values, result=length, now_ns=ctx.now_ns)
     change_content(tx, ctx, target, appends, length, ctx.now_ns)
     return size
 
@@ -80,8 +84,8 @@ def clone_file(
 ) -> Attr:
     """Make ``inode`` under a new name a copy of anything but a directory.
 
-    Content, extended attributes and permission bits are copied; all else is as in a new file:
-    a copy is owned by who makes it, so it has no setuid, and nothing protects it.
+    Content, extended attributes, permission bits and access list are copied; all else is as in
+    a new file: a copy is owned by who makes it, so it has no setuid, and nothing protects it.
 
     Raises
     ------
@@ -102,6 +106,8 @@ def clone_file(
         raise IsDirectoryError(name, f"its source, inode {source.inode}, is a directory")
     new = NewNode(inode, origin.type, origin.mode & 0o777, rdev=origin.rdev)
     attr = new_attr(ctx, directory, new)._replace(length=origin.length)
+    if origin.access_acl:
+        attr = attr._replace(access_acl=with_mode(tx, origin.access_acl, attr.mode, {}))
     ledger = Ledger()
     add_node(tx, ledger, name, attr)
     if origin.is_file:
@@ -113,6 +119,8 @@ def clone_file(
         tx.put_new(link._replace(inode=inode))
     for xattr in tx.scan(Xattr, origin.inode):
         tx.put_new(xattr._replace(inode=inode))
+    values = origin.inode, parent, name, inode, 0, ctx.umask, True
+    note(tx, "CLONE", *values, result=inode, now_ns=ctx.now_ns)
     ledger.settle(tx, ctx, name)
     return attr
 
@@ -145,6 +153,10 @@ def replace_with_copy(
     for row in rows:
         appends.setdefault(row.index, []).extend(SliceRecord.unpack_all(row.slices))
     _add_references(tx, b"".join(row.slices for row in rows))
+    if target.length:
+        note(tx, "TRUNCATE", target.inode, target.length, 0, 0, now_ns=ctx.now_ns)
+    values = origin.inode, 0, target.inode, 0, origin.length
+    note(tx, "COPYFILERANGE", *values, result=origin.length, now_ns=ctx.now_ns)
     return change_content(tx, ctx, target, appends, origin.length, ctx.now_ns)
 
 

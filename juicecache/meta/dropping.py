@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import TypeAlias
 
-from juicecache.meta.engine import Transaction
+from juicecache.meta.change_log import note
+from juicecache.meta.engine import Transaction, Want
 from juicecache.meta.rows import Chunk, DeletedFile, DetachedNode, SliceRef
 from juicecache.model.slices import refs_of
 
@@ -36,18 +37,18 @@ def drop_chunks(tx: Transaction, inode: int, *, limit: int) -> tuple[list[SliceK
         return [], True
     indices = [row.index for row in tx.scan(Chunk, inode, limit=limit + 1)]
     records = []
+    tx.expect(*(Want(Chunk, (inode, index), lock=True) for index in indices[:limit]))
     for index in indices[:limit]:
         row = tx.get(Chunk, inode, index, lock=True)
         if row is not None:
             records.append(row.slices)
             tx.delete(Chunk, inode, index)
-    return drop_references(tx, refs_of(b"".join(records))), len(indices) <= limit
-
-
-def finish_file(tx: Transaction, inode: int) -> None:
-    """Delete the row of a removed file unless chunks are left. Safe to repeat."""
-    if not tx.exists(Chunk, inode):
+            note(tx, "DELCHUNK", inode, index)
+    done = len(indices) <= limit
+    if done:
+        # Dead slices have rows of their own until their objects are gone.
         tx.delete(DeletedFile, inode)
+    return drop_references(tx, refs_of(b"".join(records))), done
 
 
 def drop_references(tx: Transaction, counts: Mapping[SliceKey, int]) -> list[SliceKey]:
@@ -56,6 +57,7 @@ def drop_references(tx: Transaction, counts: Mapping[SliceKey, int]) -> list[Sli
     A slice without a row is left alone: nothing tells who else points at it.
     """
     dead = []
+    tx.expect(*(Want(SliceRef, key, lock=True) for key in sorted(counts)))
     # In ascending order, so that two clients that drop the same slices do not deadlock.
     for (slice_id, size), count in sorted(counts.items()):
         row = reference(tx, slice_id, size)
@@ -79,10 +81,13 @@ def dead_slices(rows: Iterable[SliceRef]) -> list[SliceKey]:
 
 def forget_slices(tx: Transaction, slices: Iterable[SliceKey]) -> None:
     """Delete the rows of dead slices whose objects are gone. Safe to repeat."""
-    for slice_id, size in slices:
+    keys = sorted(slices)
+    tx.expect(*(Want(SliceRef, key, lock=True) for key in keys))
+    for slice_id, size in keys:
         row = tx.get(SliceRef, slice_id, size, lock=True)
         if row is not None and row.refs <= 0:
             tx.delete(SliceRef, slice_id, size)
+            note(tx, "DELETESLICE", slice_id, size)
 
 
 def claim_orphans(tx: Transaction, slices: Iterable[SliceKey]) -> list[SliceKey]:
@@ -92,7 +97,9 @@ def claim_orphans(tx: Transaction, slices: Iterable[SliceKey]) -> list[SliceKey]
     gone; `forget_slices` takes it away. Returns the slices that are still without a row.
     """
     claimed = []
-    for slice_id, size in slices:
+    keys = sorted(slices)
+    tx.expect(*(Want(SliceRef, key, lock=True) for key in keys))
+    for slice_id, size in keys:
         if tx.get(SliceRef, slice_id, size, lock=True) is None:
             tx.put_new(SliceRef(slice_id, size, 0))
             claimed.append((slice_id, size))

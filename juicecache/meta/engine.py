@@ -81,6 +81,13 @@ class Delete(NamedTuple):
     key: Key
 
 
+class Clear(NamedTuple):
+    """Remove all rows of a partition; none is not an error."""
+
+    table: type[Row]
+    partition: Key
+
+
 class Set(NamedTuple):
     """Change ``fields`` of the row with ``key``, which must exist."""
 
@@ -118,7 +125,31 @@ class AddRefs(NamedTuple):
     alive: bool
 
 
-Write: TypeAlias = Put | Delete | Set | Add | Append | AddRefs
+class Log(NamedTuple):
+    """Append a line to the volume's change log; the database numbers it."""
+
+    text: str
+
+
+class Origin(NamedTuple):
+    """What each line of a change log says about the transaction that wrote it.
+
+    Attributes
+    ----------
+    now_ns
+        When it began.
+    sid
+        The session of the client, 0 without one.
+    number
+        Of the transaction, counted by the client.
+    """
+
+    now_ns: int
+    sid: int
+    number: int
+
+
+Write: TypeAlias = Put | Delete | Clear | Set | Add | Append | AddRefs | Log
 
 
 class Transaction(ABC):
@@ -132,12 +163,21 @@ class Transaction(ABC):
 
     def __init__(self) -> None:
         self.writes: list[Write] = []
+        self.origin: Origin | None = None
+        """None while the volume keeps no change log: nothing is noted then."""
 
     def expect(self, *wanted: Want) -> None:
         """Announce rows that will be asked for next: a hint, which changes no answer.
 
         An engine with a network in between fetches them together. They are locked, where they
         are to be locked, in the order given.
+        """
+        return
+
+    def expect_path(self, names: Sequence[bytes]) -> None:
+        """Announce that the directory of a path from the root, and its last name, come next.
+
+        A hint as `expect`; names that are no plain entries are for the rules of ``tree``.
         """
         return
 
@@ -190,6 +230,25 @@ class Transaction(ABC):
         self, parent: int, *, after: bytes = b"", limit: int | None = None
     ) -> Iterator[tuple[bytes, Attr]]:
         """Iterate over the entries of a directory behind name ``after``, in bytewise name order."""
+
+    def follow(self, start: int, names: Sequence[bytes]) -> tuple[Attr | None, int, int]:
+        """Go down from directory ``start`` as far as entries that are directories lead.
+
+        Returns
+        -------
+        tuple
+            The last inode that was reached, None where not even the first name is there; the
+            directory that it is in; and how many names led there: fewer than all where the next
+            entry is missing, or where it is no directory.
+        """
+        attr: Attr | None = None
+        directory, here = start, start
+        for count, name in enumerate(names):
+            found = self.lookup(here, name) if attr is None or attr.is_directory else None
+            if found is None:
+                return attr, directory, count
+            attr, directory, here = found, here, found.inode
+        return attr, directory, len(names)
 
     def find(self, names: Sequence[bytes]) -> Found | None:
         """Return what a path of names leads to, from the root through directories alone.
@@ -244,6 +303,10 @@ class Transaction(ABC):
         """Remove the row with ``key``; a missing one is not an error."""
         self.writes.append(Delete(table, key))
 
+    def clear(self, table: type[Row], *partition: int | str | bytes) -> None:
+        """Remove all rows of a partition."""
+        self.writes.append(Clear(table, partition))
+
     def set(self, table: type[Row], *key: int | str | bytes, **fields: Any) -> None:
         """Change fields of an existing row; when it is gone the transaction runs again."""
         self.writes.append(Set(table, key, fields))
@@ -266,6 +329,18 @@ class Transaction(ABC):
         """Add ``delta`` to the reference count of a slice; see `AddRefs`."""
         self.writes.append(AddRefs(slice_id, size, delta, alive))
 
+    def new_number(self, table: type[Row]) -> int:
+        """Return the number for a new row of a table whose rows the database numbers (``Acl``).
+
+        The row is to be written with `put_new`: a number that two transactions got makes one
+        of them run again. Engines that have a sequence or a counter for it take that.
+        """
+        return max((int(key_of(row)[0]) for row in self.scan(table)), default=0) + 1
+
+    def log(self, text: str) -> None:
+        """Append a line to the volume's change log; see ``meta.change_log``."""
+        self.writes.append(Log(text))
+
 
 class Engine(ABC):
     """One database with the metadata of one volume.
@@ -277,9 +352,12 @@ class Engine(ABC):
     ----------
     read_only
         True where the database itself refuses writes; `write` then raises at once.
+    origin
+        Called once for each `write` while the volume keeps a change log, else None.
     """
 
     read_only: bool = False
+    origin: Callable[[], Origin] | None = None
 
     def read(self, body: Callable[[Transaction], T]) -> T:
         """Run ``body`` on one consistent snapshot and return its result. Writes are refused."""
@@ -299,7 +377,8 @@ class Engine(ABC):
         """
         if self.read_only:
             raise ReadOnlyVolumeError(self.describe(), "the metadata database is read-only")
-        return self.retried(lambda: self.attempt(body, writable=True))
+        traced = body if self.origin is None else _traced(body, self.origin())
+        return self.retried(lambda: self.attempt(traced, writable=True))
 
     def retried(self, attempt: Callable[[], T]) -> T:
         """Call ``attempt`` until it does not lose a race: the one retry loop of all engines.
@@ -382,3 +461,13 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close this process's connections. Safe to call twice."""
+
+
+def _traced(body: Callable[[Transaction], T], origin: Origin) -> Callable[[Transaction], T]:
+    """Return ``body`` with its transaction told where its lines in the change log come from."""
+
+    def run(tx: Transaction) -> T:
+        tx.origin = origin
+        return body(tx)
+
+    return run

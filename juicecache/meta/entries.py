@@ -16,8 +16,8 @@ from juicecache.errors import (
     InvalidNameError,
     NotDirectoryError,
 )
-from juicecache.meta.engine import Transaction
-from juicecache.meta.rows import Edge
+from juicecache.meta.engine import Transaction, Want
+from juicecache.meta.rows import DirStats, Edge
 from juicecache.meta.usage import Ledger
 from juicecache.model.attr import (
     NAME_BYTES_MAX,
@@ -62,6 +62,9 @@ def check_old(parent: int, name: bytes) -> None:
 def lock_directories(tx: Transaction, *places: tuple[int, bytes]) -> list[Attr]:
     """Lock the directories of ``(directory, name)`` pairs and return them in that order."""
     rows: dict[int, Attr] = {}
+    if len(places) > 1:
+        inodes = sorted({inode for inode, _ in places})
+        tx.expect(*(Want(Attr, (inode,), lock=True) for inode in inodes))
     for inode, name in sorted(places):
         if inode in rows:
             continue
@@ -109,6 +112,9 @@ def new_entry(tx: Transaction, parent: int, name: bytes) -> Attr:
         The name is taken.
     """
     check_new(parent, name)
+    tx.expect(
+        Want(Attr, (parent,), lock=True), Want(Edge, (parent, name)), Want(DirStats, (parent,))
+    )
     (directory,) = lock_directories(tx, (parent, name))
     check_may_add(directory, name)
     if tx.get(Edge, parent, name) is not None:
@@ -119,6 +125,11 @@ def new_entry(tx: Transaction, parent: int, name: bytes) -> Attr:
 def old_entry(tx: Transaction, parent: int, name: bytes) -> Edge:
     """Return entry ``name`` after all checks of ``parent`` that taking it away must pass."""
     check_old(parent, name)
+    tx.expect(
+        Want(Attr, (parent,), lock=True),
+        Want(Edge, (parent, name), lock=True),
+        Want(DirStats, (parent,)),
+    )
     (directory,) = lock_directories(tx, (parent, name))
     check_may_take(directory, name)
     edge = tx.get(Edge, parent, name, lock=True)
@@ -135,6 +146,6 @@ def add_node(tx: Transaction, ledger: Ledger, name: bytes, attr: Attr) -> None:
     """
     tx.put_new(Edge(attr.parent, name, attr.inode, attr.type))
     tx.put_new(attr)
-    ledger.volume(attr.space, 1)
+    ledger.volume(attr, attr.space, 1)
     ledger.enter(attr.parent, attr)
     ledger.touch(attr.parent, nlink=1 if attr.is_directory else 0)

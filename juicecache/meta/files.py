@@ -11,6 +11,8 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from juicecache.errors import EntryExistsError, FileError, IsDirectoryError
+from juicecache.meta.acl import inherit
+from juicecache.meta.change_log import MTIME_CHANGED, note_attributes, note_writes
 from juicecache.meta.chunks import (
     NewSlice,
     append_slices,
@@ -23,7 +25,7 @@ from juicecache.meta.chunks import (
     lock_file,
 )
 from juicecache.meta.context import Context
-from juicecache.meta.engine import Transaction
+from juicecache.meta.engine import Transaction, Want
 from juicecache.meta.entries import (
     add_node,
     check_may_add,
@@ -31,8 +33,8 @@ from juicecache.meta.entries import (
     check_not_in_trash,
     lock_directories,
 )
-from juicecache.meta.rows import Chunk, Edge
-from juicecache.meta.tree import NewNode, lookup, new_attr, resolve
+from juicecache.meta.rows import Chunk, DirStats, Edge
+from juicecache.meta.tree import NewNode, lookup, new_attr, note_creation, resolve
 from juicecache.meta.usage import Ledger
 from juicecache.model.attr import Attr, NodeType
 
@@ -79,7 +81,21 @@ def commit_files(
         All of them together exceed the capacity of the volume.
     """
     ledger = Ledger()
+    if len(files) == 1:
+        tx.expect_path(files[0].names)
     directories = _lock_directories(tx, {file.names[:-1] for file in files})
+    tx.expect(
+        *(
+            Want(Edge, (directory.inode, file.names[-1]))
+            for file in files
+            if isinstance(directory := directories[file.names[:-1]], Attr)
+        ),
+        *(
+            Want(DirStats, (directory.inode,))
+            for directory in directories.values()
+            if isinstance(directory, Attr)
+        ),
+    )
     outcomes: list[Attr | FileError] = []
     done: dict[int | tuple[int, bytes], Attr] = {}
     written: list[NewSlice] = []
@@ -122,9 +138,11 @@ def _lock_directories(
 
 def _existing(tx: Transaction, directory: Attr, file: WholeFile) -> Attr | None:
     """Return what has the name already and may get new content; None where it is free."""
-    there = lookup(tx, directory.inode, file.names[-1])
-    if there is None:
+    if tx.get(Edge, directory.inode, file.names[-1]) is None:
         return None
+    there = lookup(tx, directory.inode, file.names[-1])
+    if there is None:  # an entry whose node was lost
+        raise EntryExistsError(file.names[-1])
     if file.exclusive:
         raise EntryExistsError(file.names[-1])
     if there.type == NodeType.SYMLINK:
@@ -152,6 +170,7 @@ def _write(
         check_changeable(there, 0, truncates=True)
         changed = there._replace(mtime_ns=content_time(there, mtime_ns), ctime_ns=ctx.now_ns)
         tx.set(Attr, there.inode, mtime_ns=changed.mtime_ns, ctime_ns=changed.ctime_ns)
+        note_attributes(tx, changed, MTIME_CHANGED)
         return changed
     return append_slices(tx, ctx, ledger, there, file.slices, mtime_ns, truncate_to=0)
 
@@ -169,12 +188,13 @@ def _new_file(
     check_length(end_of(file.slices))
     check_new(directory.inode, name)
     check_may_add(directory, name)
-    if tx.get(Edge, directory.inode, name) is not None:  # an entry whose node was lost
-        raise EntryExistsError(name)
-    attr = new_attr(ctx, directory, NewNode(file.inode, NodeType.FILE, mode))._replace(
-        length=end_of(file.slices), mtime_ns=mtime_ns
-    )
+    new = NewNode(file.inode, NodeType.FILE, mode)
+    attr = new_attr(ctx, directory, new)._replace(length=end_of(file.slices), mtime_ns=mtime_ns)
+    attr = inherit(tx, directory, attr, mode, ledger.rules)
     add_node(tx, ledger, name, attr)
+    note_creation(tx, ctx, name, attr, new)
+    written = [(one.index, one.record) for one in file.slices]
+    note_writes(tx, file.inode, written, lambda _: 0, mtime_ns, ctx.now_ns)
     for index, records in grouped(file.slices).items():
         tx.put_new(Chunk(file.inode, index, b"".join(record.pack() for record in records)))
     return attr

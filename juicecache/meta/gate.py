@@ -1,7 +1,8 @@
 """What stands before every change: the volume's record, and whether this client may write.
 
-Laws: the record is read again once a heartbeat, so a feature that is switched on while we
-run stops our writing, and another volume formatted in the same place stops everything.
+Laws: the record is read again once a heartbeat, and with it which directories have a quota:
+a feature that is switched on while we run is kept from then on, and another volume formatted
+in the same place stops everything.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ import time
 from collections.abc import Callable
 
 from juicecache.errors import ConflictError, ReadOnlyVolumeError, VolumeFormatError
-from juicecache.meta import trash
+from juicecache.meta import trash, usage
+from juicecache.meta.change_log import Origins
 from juicecache.meta.context import (
     TRASH_WANTED,
     Context,
+    CountNeededError,
     SessionNeededError,
     TrashNeededError,
+    Used,
 )
 from juicecache.meta.engine import Engine, T, Transaction
 from juicecache.meta.presence import Presence
 from juicecache.meta.rows import DirQuota
 from juicecache.model.setting import Setting
 
-_PREPARED_MAX = 5
-"""Runs of a removal: one that needs a session, one that needs the trash, and clients that
-drop an hour at the moment in which it is needed."""
+_PREPARED_MAX = 7
+"""Runs of a removal: one that needs a session, one that needs the trash, two directories that
+change places between quotas, and clients that drop an hour at the moment it is needed."""
 
 
 class Gate:
@@ -63,6 +67,8 @@ class Gate:
         self._text = ""
         self._due_s = 0.0
         self._obstacle: str | None = None
+        self._origins = Origins(lambda: presence.sid, clock)
+        self._quotas: frozenset[int] = frozenset()
         self._hour = (0, 0)
 
     @property
@@ -93,9 +99,17 @@ class Gate:
             if text != self._text:
                 self._accept(text)
             self._obstacle = self.setting.write_obstacle()
-            if self._obstacle is None and self._engine.read(lambda tx: tx.exists(DirQuota)):
-                self._obstacle = "directory quotas are set (rows in jfs_dir_quota)"
+            self._engine.origin = self._origins if self.setting.change_log else None
+            if self.setting.dir_stats and not self.read_only:
+                rows = self._engine.read(lambda tx: list(tx.scan(DirQuota)))
+                self._quotas = frozenset(row.inode for row in rows)
+            else:
+                self._quotas = frozenset()
             self._due_s = time.monotonic() + self._heartbeat_s
+
+    def refresh(self) -> None:
+        """Let the next check read the record and the quotas, which this process changed."""
+        self._due_s = 0.0
 
     def _accept(self, text: str) -> None:
         setting = Setting.parse(text)
@@ -114,11 +128,7 @@ class Gate:
             raise ReadOnlyVolumeError(path, "the volume was opened with read_only")
         self.check()
         if self._obstacle is not None:
-            raise ReadOnlyVolumeError(
-                path,
-                f"writing is refused, because this client does not maintain what is on: "
-                f"{self._obstacle}",
-            )
+            raise ReadOnlyVolumeError(path, f"writing is refused: {self._obstacle}")
 
     def context(self) -> Context:
         """Return the facts of an operation that starts now and takes no name away."""
@@ -129,6 +139,9 @@ class Gate:
             dir_stats=setting.dir_stats,
             capacity_bytes=setting.capacity_bytes,
             inodes_max=setting.inodes_max,
+            acl=setting.acl,
+            user_group=setting.user_group_quota,
+            quotas=self._quotas,
         )
 
     def remove(self, body: Callable[[Transaction, Context], T], *, skip_trash: bool = False) -> T:
@@ -142,12 +155,16 @@ class Gate:
         ConflictError
             Another client takes away again and again what was made.
         """
+        counted: dict[int, Used] = {}
         for _ in range(_PREPARED_MAX):
-            ctx = self._removal_context(skip_trash=skip_trash)
+            ctx = self._removal_context(skip_trash=skip_trash)._replace(counted=counted)
             try:
                 return self._engine.write(lambda tx, ctx=ctx: body(tx, ctx))  # type: ignore[misc]  # mypy cannot infer a lambda default
             except SessionNeededError:
                 self._presence.ensure_session()
+            except CountNeededError as error:
+                used = usage.count_below(self._engine.read, error.inode)
+                counted[error.inode] = used or Used()
             except TrashNeededError:
                 inode = self._engine.write(
                     lambda tx, ctx=ctx: trash.hourly_directory(tx, ctx)  # type: ignore[misc]

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from juicecache.meta.chunks import NewSlice, count_references
-from juicecache.meta.context import Context
+from juicecache.meta.context import Context, Used
 from juicecache.meta.engine import Transaction
 from juicecache.meta.rows import Chunk, Sustained
-from juicecache.meta.usage import charge
+from juicecache.meta.usage import Ledger
 from juicecache.model.attr import Attr, NodeType
 from juicecache.model.layout import CHUNK_BYTES
 from juicecache.model.slices import SliceRecord
@@ -32,9 +32,11 @@ class Hold(NamedTuple):
 
 def with_room_for(ctx: Context, held: Sequence[Hold]) -> Context:
     """Return limits under which what is held already does not count once more."""
+    space = sum(one.space for one in held)
     return ctx._replace(
-        capacity_bytes=ctx.capacity_bytes and ctx.capacity_bytes + sum(one.space for one in held),
+        capacity_bytes=ctx.capacity_bytes and ctx.capacity_bytes + space,
         inodes_max=ctx.inodes_max and ctx.inodes_max + len(held),
+        held=Used(space, len(held)),
     )
 
 
@@ -43,8 +45,8 @@ def hold_slices(
 ) -> Hold:
     """Make a file without a name, sustained by session ``sid``, of stored slices.
 
-    The volume counts it as it counts any file that was removed while open, also beyond its
-    capacity: what it holds is there in any case.
+    The volume and we count it as any file that was removed while open, also beyond their
+    limits: what it holds is there in any case.
 
     Parameters
     ----------
@@ -69,5 +71,7 @@ def hold_slices(
     for index, record in enumerate(records):
         tx.put_new(Chunk(inode, index, record.pack()))
     count_references(tx, [NewSlice(index, record) for index, record in enumerate(records)])
-    charge(tx, attr.space, 1)
+    ledger = Ledger()
+    ledger.volume(attr, attr.space, 1)
+    ledger.settle(tx, ctx, limited=False)
     return Hold(inode, attr.space)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 
+from juicecache.meta.change_log import note
 from juicecache.meta.engine import Engine, Transaction
 from juicecache.meta.rows import Counter
 
@@ -18,9 +19,16 @@ counter row out of every create transaction; 2**63 numbers make the loss irrelev
 
 
 class IdBatch:
-    """Numbers of one counter, handed out one at a time and never twice."""
+    """Numbers of one counter, handed out one at a time and never twice.
 
-    def __init__(self, engine: Engine, counter: str, batch: int) -> None:
+    Parameters
+    ----------
+    least
+        Smaller ones are left out: some clients let the counter of inodes begin below the root.
+    """
+
+    def __init__(self, engine: Engine, counter: str, batch: int, *, least: int = 0) -> None:
+        self._least = least
         self._engine = engine
         self._counter = counter
         self._batch = batch
@@ -31,8 +39,9 @@ class IdBatch:
     def take(self, count: int = 1) -> range:
         """Return ``count`` new consecutive numbers."""
         with self._lock:
-            if self._next + count > self._stop:
-                self._next, self._stop = self._reserve(max(count, self._batch))
+            while self._next + count > self._stop:
+                first, self._stop = self._reserve(max(count, self._batch))
+                self._next = max(first, self._least)
             first = self._next
             self._next += count
             return range(first, self._next)
@@ -41,6 +50,7 @@ class IdBatch:
         def body(tx: Transaction) -> int:
             row = tx.get(Counter, self._counter, lock=True)
             tx.add(Counter, self._counter, value=count)
+            note(tx, "INCR_COUNTER", self._counter, count)
             return row.value if row else 0
 
         first = self._engine.write(body)

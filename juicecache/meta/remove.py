@@ -10,6 +10,7 @@ from collections.abc import Container
 from typing import NamedTuple
 
 from juicecache.errors import DirectoryNotEmptyError, IsDirectoryError, NotDirectoryError
+from juicecache.meta.change_log import note
 from juicecache.meta.context import Context, SessionNeededError, TrashNeededError
 from juicecache.meta.engine import Transaction
 from juicecache.meta.entries import check_may_take, check_not_frozen, lock_directories, old_entry
@@ -37,11 +38,14 @@ class Removed(NamedTuple):
         Its attributes after that; ``nlink`` 0 when no name is left.
     doomed
         A ``DeletedFile`` row was written: its chunks may be dropped now.
+    trash
+        The hourly directory that keeps the name now; 0 when none does.
     """
 
     inode: int
     attr: Attr
     doomed: bool
+    trash: int = 0
 
 
 def unlink(tx: Transaction, ctx: Context, parent: int, name: bytes) -> Removed:
@@ -51,6 +55,7 @@ def unlink(tx: Transaction, ctx: Context, parent: int, name: bytes) -> Removed:
         raise IsDirectoryError(name)
     ledger = Ledger()
     removed = take_out(tx, ctx, ledger, edge)
+    _note(tx, ctx, edge, removed)
     ledger.settle(tx, ctx, name)
     return removed
 
@@ -62,6 +67,7 @@ def rmdir(tx: Transaction, ctx: Context, parent: int, name: bytes) -> Removed:
         raise NotDirectoryError(name)
     ledger = Ledger()
     removed = take_out(tx, ctx, ledger, edge)
+    _note(tx, ctx, edge, removed)
     ledger.settle(tx, ctx, name)
     return removed
 
@@ -75,7 +81,10 @@ def remove_below(tx: Transaction, ctx: Context, top: int, *, limit: int) -> list
     """
     ledger = Ledger()
     edges, emptied = _leaves_first(tx, top, limit)
-    removed = [take_out(tx, ctx, ledger, edge, emptied=emptied) for edge in edges]
+    removed = []
+    for edge in edges:
+        removed.append(take_out(tx, ctx, ledger, edge, emptied=emptied))
+        _note(tx, ctx, edge, removed[-1])
     ledger.settle(tx, ctx)
     return removed
 
@@ -153,6 +162,7 @@ def remove_detached(
     """
     if tx.get(DetachedNode, top, lock=True) is None:
         return [], True
+    ctx = ctx._replace(quotas=frozenset())  # they count a clone once it is attached
     attr = tx.get(Attr, top, lock=True)
     if attr is not None and attr.is_directory:
         removed = remove_below(tx, ctx, top, limit=limit)
@@ -164,6 +174,7 @@ def remove_detached(
     ledger = Ledger()
     tx.delete(DirStats, top)
     gone = _forget(tx, ctx, ledger, attr)
+    note(tx, "CLEANUP", top, now_ns=ctx.now_ns)
     ledger.settle(tx, ctx)
     return [gone], True
 
@@ -212,8 +223,19 @@ def take_out(
         tx.put_new(kept_as)
         tx.set(Attr, edge.inode, parent=parent, ctime_ns=ctx.now_ns)
         ledger.enter(ctx.trash, attr)
-        return Removed(edge.inode, attr._replace(parent=parent, ctime_ns=ctx.now_ns), doomed=False)
+        left = attr._replace(parent=parent, ctime_ns=ctx.now_ns)
+        return Removed(edge.inode, left, doomed=False, trash=ctx.trash)
     return _drop_link(tx, ctx, ledger, attr)
+
+
+def _note(tx: Transaction, ctx: Context, edge: Edge, removed: Removed) -> None:
+    """Note a removal in the change log, where there is one."""
+    values: tuple[int | bytes, ...] = edge.parent, edge.name, removed.trash
+    operation = "RMDIR"
+    if edge.type != NodeType.DIRECTORY:
+        is_held = edge.type == NodeType.FILE and not removed.attr.nlink and not removed.doomed
+        operation, values = "UNLINK", (*values, is_held, not in_trash(edge.parent))
+    note(tx, operation, *values, result=edge.inode, now_ns=ctx.now_ns)
 
 
 def bury(tx: Transaction, ledger: Ledger, attr: Attr, now_s: int) -> Removed:
@@ -226,7 +248,7 @@ def bury(tx: Transaction, ledger: Ledger, attr: Attr, now_s: int) -> Removed:
         tx.delete(Symlink, attr.inode)
     if attr.is_file:
         tx.put(DeletedFile(attr.inode, attr.length, now_s))
-    ledger.volume(-attr.space, -1)
+    ledger.volume(attr, -attr.space, -1)
     ledger.forget(attr.inode)
     return Removed(attr.inode, attr._replace(nlink=0), doomed=attr.is_file)
 
@@ -253,7 +275,7 @@ def _drop_link(tx: Transaction, ctx: Context, ledger: Ledger, attr: Attr) -> Rem
     if attr.is_file and attr.inode in ctx.opened:
         if not ctx.sid:
             raise SessionNeededError
-        _drop_xattrs(tx, attr.inode)
+        tx.clear(Xattr, attr.inode)
         tx.set(Attr, attr.inode, nlink=0, ctime_ns=ctx.now_ns)
         tx.put(Sustained(ctx.sid, attr.inode))
         return Removed(attr.inode, attr._replace(nlink=0, ctime_ns=ctx.now_ns), doomed=False)
@@ -261,10 +283,5 @@ def _drop_link(tx: Transaction, ctx: Context, ledger: Ledger, attr: Attr) -> Rem
 
 
 def _forget(tx: Transaction, ctx: Context, ledger: Ledger, attr: Attr) -> Removed:
-    _drop_xattrs(tx, attr.inode)
+    tx.clear(Xattr, attr.inode)
     return bury(tx, ledger, attr, ctx.now_ns // 1_000_000_000)
-
-
-def _drop_xattrs(tx: Transaction, inode: int) -> None:
-    for row in tx.scan(Xattr, inode):
-        tx.delete(Xattr, inode, row.name)

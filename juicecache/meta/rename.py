@@ -17,7 +17,8 @@ from juicecache.errors import (
     IsDirectoryError,
     NotDirectoryError,
 )
-from juicecache.meta.context import Context
+from juicecache.meta.change_log import note
+from juicecache.meta.context import Context, Used
 from juicecache.meta.engine import Transaction
 from juicecache.meta.entries import (
     check_may_add,
@@ -28,8 +29,8 @@ from juicecache.meta.entries import (
     lock_directories,
 )
 from juicecache.meta.remove import Removed, take_out
-from juicecache.meta.rows import Edge
-from juicecache.meta.usage import Ledger
+from juicecache.meta.rows import DirQuota, Edge
+from juicecache.meta.usage import Ledger, count_inside, quotas_above
 from juicecache.model.attr import ROOT_INODE, Attr, NodeType, in_trash
 
 
@@ -39,6 +40,9 @@ class RenameMode(Enum):
     REPLACE = "replace"
     NOREPLACE = "noreplace"
     EXCHANGE = "exchange"
+
+
+_FLAGS = {RenameMode.REPLACE: 0, RenameMode.NOREPLACE: 1, RenameMode.EXCHANGE: 2}
 
 
 def rename(
@@ -101,6 +105,10 @@ def rename(
     if mode is not RenameMode.EXCHANGE:
         tx.delete(Edge, *source)
     _move(tx, ctx, ledger, attr, source[0], target[0])
+    trash = 0 if removed is None else removed.trash
+    replaced = 0 if victim is None else victim.inode
+    values = *source, *target, _FLAGS[mode], replaced, trash
+    note(tx, "MOVE", *values, result=edge.inode, now_ns=ctx.now_ns)
     ledger.settle(tx, ctx, target[1])
     return removed
 
@@ -124,10 +132,29 @@ def _move(
         parent = target if attr.parent else 0  # 0 for ever once it had a second link
         ledger.leave(source, attr)
         ledger.enter(target, attr)
+        if attr.is_directory and ctx.quotas:
+            _move_below(tx, ctx, ledger, attr.inode, source, target)
     if not in_trash(source):
         ledger.touch(source, nlink=-nlink)
     ledger.touch(target, nlink=nlink)
     tx.set(Attr, attr.inode, parent=parent, ctime_ns=ctx.now_ns)
+
+
+def _move_below(
+    tx: Transaction, ctx: Context, ledger: Ledger, top: int, source: int, target: int
+) -> None:
+    """Move what is below directory ``top`` from the quotas of one place to those of another."""
+    known: dict[int, frozenset[int]] = {}
+    before, after = (quotas_above(tx, at, ctx.quotas, known) for at in (source, target))
+    if before == after:
+        return
+    quota = tx.get(DirQuota, top) if top in ctx.quotas else None
+    if quota is not None:
+        used = Used(quota.used_space, quota.used_inodes)
+    else:
+        used = count_inside(tx, top, ctx.counted)
+    ledger.below(source, -used.space, -used.inodes)
+    ledger.below(target, used.space, used.inodes)
 
 
 def _check_types(edge: Edge, victim: Edge) -> None:

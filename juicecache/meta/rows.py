@@ -123,13 +123,47 @@ class DirStats(NamedTuple):
 
 
 class DirQuota(NamedTuple):
-    """A quota on a subtree. Any such row makes this client refuse to write for now."""
+    """A quota on what is below a directory, itself excluded; a limit of 0 or less is none."""
 
     inode: int
     max_space: int
     max_inodes: int
     used_space: int
     used_inodes: int
+
+
+class UserGroupQuota(NamedTuple):
+    """What one user (``kind`` 1) or group (``kind`` 2) owns; a limit of 0 or less is none."""
+
+    kind: int
+    id: int
+    max_space: int
+    max_inodes: int
+    used_space: int
+    used_inodes: int
+
+
+class Acl(NamedTuple):
+    """One access control list. Rows never change and are shared by any number of inodes.
+
+    The four fields are permission bits, or ``model.acl.UNSET``; the names are 6-byte entries
+    (u32 id, u16 bits), ascending by id. Numbers start at 1.
+    """
+
+    id: int
+    owner: int
+    group: int
+    mask: int
+    other: int
+    named_users: bytes
+    named_groups: bytes
+
+
+class ChangeLine(NamedTuple):
+    """One line of the change log, written by `Transaction.log` alone; numbers ascend."""
+
+    number: int
+    text: str
 
 
 class DetachedNode(NamedTuple):
@@ -194,6 +228,9 @@ Row: TypeAlias = (
     | DeletedFile
     | DirStats
     | DirQuota
+    | UserGroupQuota
+    | Acl
+    | ChangeLine
     | DetachedNode
     | Flock
     | Plock
@@ -234,6 +271,9 @@ TABLES: dict[type, Table] = {
     DeletedFile: Table(("inode",)),
     DirStats: Table(("inode",)),
     DirQuota: Table(("inode",)),
+    UserGroupQuota: Table(("kind", "id")),
+    Acl: Table(("id",)),
+    ChangeLine: Table(("number",)),
     DetachedNode: Table(("inode",)),
     Flock: Table(("inode", "sid", "owner"), 1),
     Plock: Table(("inode", "sid", "owner"), 1),

@@ -45,7 +45,7 @@ from juicecache.meta.remove import Removed
 from juicecache.meta.rename import RenameMode
 from juicecache.meta.tree import AttrChange, NewNode
 from juicecache.meta.xattr import XattrMode
-from juicecache.model.attr import Attr, NodeType
+from juicecache.model.attr import ROOT_INODE, Attr, NodeType
 from juicecache.model.setting import CLIENT_VERSION, Setting
 from juicecache.model.slices import SliceRecord
 
@@ -96,7 +96,7 @@ class Meta(Lookups):
             clock=clock,
         )
         super().__init__(engine, gate, subdir)
-        self._inodes = IdBatch(engine, "nextInode", INODE_BATCH)
+        self._inodes = IdBatch(engine, "nextInode", INODE_BATCH, least=ROOT_INODE + 1)
         self._slices = IdBatch(engine, "nextChunk", SLICE_BATCH)
 
     # ------------------------------------------------------------------ the tree
@@ -110,7 +110,7 @@ class Meta(Lookups):
         node = NewNode(self._inodes.take()[0], kind, mode, target, rdev)
 
         def body(tx: Transaction, ctx: Context) -> Attr:
-            return tree.create(tx, ctx, tree.resolve(tx, names[:-1]).inode, names[-1], node)
+            return tree.create(tx, ctx, tree.directory_of(tx, names).inode, names[-1], node)
 
         return self._change(path, body)
 
@@ -140,7 +140,7 @@ class Meta(Lookups):
         act = remove.rmdir if directory else remove.unlink
 
         def body(tx: Transaction, ctx: Context) -> Removed:
-            return act(tx, ctx, tree.resolve(tx, names[:-1]).inode, names[-1])
+            return act(tx, ctx, tree.directory_of(tx, names).inode, names[-1])
 
         return self._change(path, body, removing=True, skip_trash=skip_trash)
 
@@ -159,8 +159,8 @@ class Meta(Lookups):
         old, new = self._entry(source), self._entry(target)
 
         def body(tx: Transaction, ctx: Context) -> Removed | None:
-            origin = tree.resolve(tx, old[:-1]).inode
-            place = tree.resolve(tx, new[:-1]).inode
+            origin = tree.directory_of(tx, old).inode
+            place = tree.directory_of(tx, new).inode
             return rename.rename(tx, ctx, (origin, old[-1]), (place, new[-1]), mode=mode)
 
         return self._change(source, body, target=target, removing=True)
@@ -171,7 +171,7 @@ class Meta(Lookups):
 
         def body(tx: Transaction, ctx: Context) -> Attr:
             inode = tree.resolve(tx, old, follow=False).inode
-            return tree.link(tx, ctx, inode, tree.resolve(tx, new[:-1]).inode, new[-1])
+            return tree.link(tx, ctx, inode, tree.directory_of(tx, new).inode, new[-1])
 
         return self._change(source, body, target=target)
 
@@ -188,8 +188,8 @@ class Meta(Lookups):
         """Set an extended attribute."""
         names = self._names(path)
 
-        def body(tx: Transaction, _: Context) -> None:
-            xattr.set_xattr(tx, tree.resolve(tx, names).inode, name, value, mode=mode)
+        def body(tx: Transaction, ctx: Context) -> None:
+            xattr.set_xattr(tx, ctx, tree.resolve(tx, names).inode, name, value, mode=mode)
 
         self._change(path, body)
 
@@ -197,8 +197,8 @@ class Meta(Lookups):
         """Remove an extended attribute; NoAttributeError when absent."""
         names = self._names(path)
 
-        def body(tx: Transaction, _: Context) -> None:
-            xattr.remove_xattr(tx, tree.resolve(tx, names).inode, name)
+        def body(tx: Transaction, ctx: Context) -> None:
+            xattr.remove_xattr(tx, ctx, tree.resolve(tx, names).inode, name)
 
         self._change(path, body)
 
@@ -354,7 +354,7 @@ class Meta(Lookups):
 
         def body(tx: Transaction, ctx: Context) -> None:
             origin = tree.resolve(tx, old)
-            parent = tree.resolve(tx, new[:-1])
+            parent = tree.directory_of(tx, new)
             copying.replace_with_copy(tx, ctx, origin, parent.inode, new[-1], inode)
 
         self._change(source, body, target=target)

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from itertools import islice
 
+from juicecache.meta.change_log import note
 from juicecache.meta.engine import Transaction
 from juicecache.meta.remove import bury
 from juicecache.meta.rows import Counter, Flock, Plock, Session, Sustained, key_of
-from juicecache.meta.usage import Ledger, charge
+from juicecache.meta.usage import Ledger
 from juicecache.model.attr import Attr
 
 _HEARTBEATS = 5
@@ -36,7 +37,10 @@ def open_session(tx: Transaction, now_s: int, heartbeat_s: float, info: bytes) -
     row = tx.get(Counter, "nextSession", lock=True)
     sid = (row.value if row else 0) + 1
     tx.add(Counter, "nextSession", value=1)
-    tx.put_new(Session(sid, _expiry(now_s, heartbeat_s), info))
+    made = Session(sid, _expiry(now_s, heartbeat_s), info)
+    tx.put_new(made)
+    note(tx, "INCR_COUNTER", "nextSession", 1)
+    note(tx, "NEWSESSION", *made)
     return sid
 
 
@@ -46,7 +50,10 @@ def refresh_session(tx: Transaction, sid: int, now_s: int, heartbeat_s: float, i
     The row is made again then: the client may come back from a long pause.
     """
     known = tx.get(Session, sid, lock=True) is not None
-    tx.put(Session(sid, _expiry(now_s, heartbeat_s), info))
+    renewed = Session(sid, _expiry(now_s, heartbeat_s), info)
+    tx.put(renewed)
+    if not known:
+        note(tx, "NEWSESSION", *renewed)
     return known
 
 
@@ -76,9 +83,10 @@ def _finish(tx: Transaction, sid: int, inodes: list[int], now_s: int) -> list[in
         attr = tx.get(Attr, inode, lock=True)
         if attr is not None and attr.nlink == 0:
             bury(tx, ledger, attr, now_s)
+            note(tx, "DELSUSTAINED", sid, inode)
             removed.append(inode)
-    # The entry left its directory at the unlink; only the volume still counts the node.
-    charge(tx, ledger.space, ledger.inodes)
+    # The entry left its directory at the unlink; the volume and its owner still count the node.
+    ledger.settle_released(tx)
     return removed
 
 
@@ -101,6 +109,7 @@ def close_session(tx: Transaction, sid: int, now_s: int) -> tuple[list[int], boo
     done = len(held) <= _SUSTAINED_PER_COMMIT
     if done:
         tx.delete(Session, sid)
+        note(tx, "CLEANSESSION", sid)
     return removed, done
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from juicecache.errors import DirectoryNotEmptyError, EntryNotFoundError
+from juicecache.meta.change_log import PLATFORM, note
 from juicecache.meta.context import Context
 from juicecache.meta.engine import Transaction
 from juicecache.meta.rows import Counter, DirStats, Edge
@@ -77,6 +78,8 @@ def hourly_directory(tx: Transaction, ctx: Context) -> int:
     tx.add(Counter, "nextTrash", value=1)
     tx.put_new(Edge(TRASH_INODE, name, inode, NodeType.DIRECTORY))
     _plant_hour(tx, ctx, inode)
+    created = TRASH_INODE, name, 0, 0, int(NodeType.DIRECTORY), 0o555, 0, "", PLATFORM, False
+    note(tx, "CREATE", *created, result=inode, now_ns=ctx.now_ns)
     return inode
 
 
@@ -128,4 +131,5 @@ def drop_hour(tx: Transaction, ctx: Context, name: bytes) -> bool:
     tx.delete(Attr, edge.inode)
     tx.delete(DirStats, edge.inode)
     charge(tx, -SPACE_UNIT, -1)
+    note(tx, "RMDIR", TRASH_INODE, name, 0, result=edge.inode, now_ns=ctx.now_ns)
     return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from juicecache.errors import (
@@ -19,6 +20,8 @@ from juicecache.errors import (
     InvalidNameError,
     NotDirectoryError,
 )
+from juicecache.meta.acl import inherit, with_mode
+from juicecache.meta.change_log import PLATFORM, note, note_attributes
 from juicecache.meta.context import Context
 from juicecache.meta.engine import Transaction
 from juicecache.meta.entries import (
@@ -57,6 +60,8 @@ _ROOT = Attr(
     length=DIRECTORY_LENGTH,
     parent=ROOT_INODE,
 )
+_MEANINGS = frozenset([b".", b"..", ROOT_HERE])
+"""Names that are no entries of any directory."""
 _VIRTUAL = {ROOT_INODE: _ROOT, TRASH_INODE: trash_root()}
 
 
@@ -93,6 +98,8 @@ class AttrChange(NamedTuple):
     flags: int | None = None
 
 
+_BITS = {"mode": 1, "uid": 2, "gid": 4, "atime_ns": 16, "mtime_ns": 32, "flags": 1 << 13}
+"""What a change log calls the fields of a change."""
 _TIMES = -TIME_NS_MAX, TIME_NS_MAX  # those before 1970 become 1970: the format has none
 _BOUNDS = {
     "mode": (0, 0o177777),
@@ -164,15 +171,21 @@ def resolve(tx: Transaction, parts: Sequence[bytes], *, follow: bool = True) -> 
     pending = list(reversed(parts))
     here, root, links = _ROOT, ROOT_INODE, 0
     while pending:
-        name = pending.pop()
+        name = pending[-1]
         if not here.is_directory:
             raise NotDirectoryError(b"/".join(parts))
-        if name == ROOT_HERE:
-            root = here.inode
+        if name in _MEANINGS or (here.inode == ROOT_INODE and name == TRASH_NAME):
+            pending.pop()
+            if name == ROOT_HERE:
+                root = here.inode
+            elif name != b".." or here.inode != root:
+                here = lookup(tx, here.inode, name) or here
             continue
-        found = here if name == b".." and here.inode == root else lookup(tx, here.inode, name)
-        if found is None:
+        plain = list(takewhile(lambda one: one not in _MEANINGS, reversed(pending)))
+        found, directory, count = tx.follow(here.inode, plain)
+        if found is None or (found.is_directory and count < len(plain)):
             raise EntryNotFoundError(b"/".join(parts))
+        del pending[-count:]
         if found.type != NodeType.SYMLINK or not (pending or follow):
             here = found
             continue
@@ -180,13 +193,21 @@ def resolve(tx: Transaction, parts: Sequence[bytes], *, follow: bool = True) -> 
         if links > SYMLINKS_MAX:
             raise FileError(b"/".join(parts), errno=errno.ELOOP)
         target = readlink(tx, found.inode)
-        if target.startswith(b"/"):
-            here = getattr(tx, root)
+        start = root if target.startswith(b"/") else directory
+        if start != here.inode:
+            here = getattr(tx, start)
         names = [part for part in target.split(b"/") if part]
         if target.endswith(b"/"):
             names.append(b".")  # such a target must be a directory
         pending.extend(reversed(names))
     return here
+
+
+def directory_of(tx: Transaction, parts: Sequence[bytes]) -> Attr:
+    """Return the directory that a path's last name is in, or shall be; raises like `resolve`."""
+    if _MEANINGS.isdisjoint(parts):
+        tx.expect_path(parts)
+    return resolve(tx, parts[:-1])
 
 
 def children(
@@ -220,9 +241,10 @@ def create(tx: Transaction, ctx: Context, parent: int, name: bytes, new: NewNode
     if new.type == NodeType.SYMLINK:
         _check_target(name, new.target)
     directory = new_entry(tx, parent, name)
-    attr = new_attr(ctx, directory, new)
+    attr = inherit(tx, directory, new_attr(ctx, directory, new), new.mode, {})
     ledger = Ledger()
     add_node(tx, ledger, name, attr)
+    note_creation(tx, ctx, name, attr, new)
     if new.type == NodeType.SYMLINK:
         tx.put_new(Symlink(new.inode, new.target))
     elif attr.is_directory and ctx.dir_stats:
@@ -246,6 +268,7 @@ def link(tx: Transaction, ctx: Context, inode: int, parent: int, name: bytes) ->
     ledger = Ledger()
     ledger.enter(parent, attr)
     ledger.touch(parent)
+    note(tx, "LINK", inode, parent, name, True, result=attr.nlink + 1, now_ns=ctx.now_ns)
     ledger.settle(tx, ctx, name)
     return attr._replace(nlink=attr.nlink + 1, parent=0, ctime_ns=ctx.now_ns)
 
@@ -269,11 +292,25 @@ def set_attr(tx: Transaction, ctx: Context, inode: int, change: AttrChange) -> A
     if change._replace(flags=None) != AttrChange():
         check_not_frozen(attr, "")
     fields = _wanted(ctx, attr, change)
+    if attr.access_acl and change.mode is not None:
+        fields["access_acl"] = with_mode(tx, attr.access_acl, fields["mode"], {})
     if attr._replace(**fields) == attr:
         return attr
     fields["ctime_ns"] = ctx.now_ns
     tx.set(Attr, inode, **fields)
-    return attr._replace(**fields)
+    changed = attr._replace(**fields)
+    note_attributes(tx, changed, sum(bit for field, bit in _BITS.items() if field in fields))
+    if ctx.user_group and (changed.uid, changed.gid) != (attr.uid, attr.gid):
+        _change_owner(tx, ctx, attr, changed)
+    return changed
+
+
+def _change_owner(tx: Transaction, ctx: Context, before: Attr, after: Attr) -> None:
+    """Move what an inode counts to its new owner and group, whose limits do not forbid it."""
+    ledger = Ledger()
+    ledger.owner(before, -before.space, -1)
+    ledger.owner(after, after.space, 1)
+    ledger.settle(tx, ctx, limited=False)
 
 
 def _check_bounds(change: AttrChange) -> None:
@@ -292,7 +329,8 @@ def _wanted(ctx: Context, attr: Attr, change: AttrChange) -> dict[str, Any]:
         cleared = _SETUID | _SETGID
         if ctx.uid == 0 and not attr.mode & _GROUP_EXEC:
             cleared = _SETUID  # setgid without group-exec marks mandatory locking: kept
-        wanted["mode"] = attr.mode & ~cleared
+        if attr.mode & cleared:
+            wanted["mode"] = attr.mode & ~cleared
     for field in ("atime_ns", "mtime_ns"):
         if field in wanted:
             wanted[field] = max(0, wanted[field])  # the format has no time before 1970
@@ -327,6 +365,15 @@ def new_attr(ctx: Context, directory: Attr, new: NewNode) -> Attr:
         parent=directory.inode,
         tier=directory.tier,
     )
+
+
+def note_creation(tx: Transaction, ctx: Context, name: bytes, attr: Attr, new: NewNode) -> None:
+    """Note a new inode under a name in the change log, as it was asked for."""
+    umask = 0 if attr.type == NodeType.SYMLINK else ctx.umask
+    mode = 0o777 if attr.type == NodeType.SYMLINK else new.mode & 0o7777
+    owner = ctx.uid, ctx.gid, int(attr.type), mode, umask
+    values = attr.parent, name, *owner, new.target, PLATFORM, True
+    note(tx, "CREATE", *values, result=attr.inode, now_ns=ctx.now_ns)
 
 
 def _check_target(name: bytes, target: bytes) -> None:

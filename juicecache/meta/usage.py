@@ -1,25 +1,31 @@
-"""Usage: the volume's totals, the usage row of each directory, and the sums behind both.
+"""Usage: totals of the volume, rows of directories, quotas, owners, and the sums behind them.
 
 Laws:
 
-* Totals and directory rows change by deltas, in the transaction that changes the tree.
+* All of them change by deltas, in the transaction that changes the tree.
 * Reads of a transaction do not see its own writes, so everything that one transaction adds
   to one row is first merged in a `Ledger` and written once.
 * A directory row counts direct entries: lengths of regular files only, 4 KiB units of
   space, every entry as one inode. A missing row is computed from the entries before it
   changes; a delta is never the start of a row.
+* A directory's quota counts all that is below it, itself excluded: what changes in a
+  directory changes the quotas at and above it. The trash is below no quota.
+* A user's or group's row counts each inode once, whatever the number of its names.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias
 
-from juicecache.errors import NoSpaceError
-from juicecache.meta.context import Context
+from juicecache.errors import NoSpaceError, QuotaExceededError
+from juicecache.meta.change_log import note
+from juicecache.meta.context import Context, CountNeededError, Used
 from juicecache.meta.engine import Transaction
-from juicecache.meta.rows import Counter, DirStats
-from juicecache.model.attr import ROOT_INODE, TRASH_INODE, Attr
+from juicecache.meta.rows import Counter, DirQuota, DirStats, UserGroupQuota
+from juicecache.model.acl import Rule
+from juicecache.model.attr import ROOT_INODE, TRASH_INODE, Attr, in_trash
 
 USED_SPACE = "usedSpace"
 TOTAL_INODES = "totalInodes"
@@ -29,6 +35,16 @@ _CHECKED_BYTES = 1 << 40
 _INT64_MAX = 2**63 - 1
 _PAGE = 1000
 """Entries that `subtree` keeps per level of depth: 200 KB, and few round trips."""
+_COUNTED_INSIDE = 1000
+"""Entries that are counted in a transaction, some 5 ms of it; what is below a larger directory
+is counted before, so that nobody waits for it."""
+USER, GROUP = 1, 2
+"""Kinds of ``UserGroupQuota`` rows."""
+
+PageReader: TypeAlias = Callable[
+    [Callable[[Transaction], list[tuple[bytes, Attr]]]], list[tuple[bytes, Attr]]
+]
+"""Reads one page of entries: in the transaction at hand, or in one of its own."""
 
 
 class Totals(NamedTuple):
@@ -48,27 +64,54 @@ class Summary(NamedTuple):
 
 
 class Ledger:
-    """What one transaction adds to totals, directory usage and directory link counts."""
+    """What one transaction adds to all sums, and to directory link counts.
 
-    __slots__ = ("_nlinks", "_usage", "inodes", "space")
+    Attributes
+    ----------
+    space, inodes
+        What is added to the volume.
+    rules
+        Access control lists that the transaction has found or made.
+    """
+
+    __slots__ = ("_below", "_gone", "_nlinks", "_owners", "_usage", "inodes", "rules", "space")
 
     def __init__(self) -> None:
         self.space = 0
         self.inodes = 0
+        self.rules: dict[Rule, int] = {}
         self._usage: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+        self._below: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
+        """What is added for the quotas at and above a directory alone."""
+        self._owners: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
+        """By (uid, gid)."""
         self._nlinks: defaultdict[int, int] = defaultdict(int)
+        self._gone: set[int] = set()
 
-    def volume(self, space: int, inodes: int) -> None:
-        """Add to what the volume holds."""
+    def volume(self, attr: Attr, space: int, inodes: int) -> None:
+        """Add to what the volume, and the owner of ``attr``, hold."""
         self.space += space
         self.inodes += inodes
+        self.owner(attr, space, inodes)
+
+    def owner(self, attr: Attr, space: int, inodes: int) -> None:
+        """Add to what the owner and the group of ``attr`` hold."""
+        sums = self._owners[attr.uid, attr.gid]
+        sums[0] += space
+        sums[1] += inodes
 
     def directory(self, inode: int, length: int, space: int, inodes: int) -> None:
-        """Add to the usage of the direct entries of a directory."""
+        """Add to the usage of the direct entries of a directory, and so to the quotas above."""
         sums = self._usage[inode]
         sums[0] += length
         sums[1] += space
         sums[2] += inodes
+
+    def below(self, inode: int, space: int, inodes: int) -> None:
+        """Add to the quotas at and above a directory alone: what is deeper comes or goes."""
+        sums = self._below[inode]
+        sums[0] += space
+        sums[1] += inodes
 
     def enter(self, directory: int, attr: Attr) -> None:
         """Count a new entry for ``attr`` in ``directory``."""
@@ -83,26 +126,53 @@ class Ledger:
         self._nlinks[directory] += nlink
 
     def forget(self, directory: int, *, usage_only: bool = False) -> None:
-        """Drop what was added to a directory that goes itself, or whose usage row goes."""
-        self._usage.pop(directory, None)
+        """Drop what was added to a directory that goes itself, or whose usage rows go.
+
+        The quotas above count it all the same.
+        """
+        _, space, inodes = self._usage.pop(directory, (0, 0, 0))
+        if space or inodes:
+            self.below(directory, space, inodes)
+        self._gone.add(directory)
         if not usage_only:
             self._nlinks.pop(directory, None)
 
-    def settle(self, tx: Transaction, ctx: Context, path: bytes | str = "") -> None:
+    def settle(
+        self, tx: Transaction, ctx: Context, path: bytes | str = "", *, limited: bool = True
+    ) -> None:
         """Write everything, each row once; called once, at the end of an operation.
+
+        Parameters
+        ----------
+        path
+            What errors name.
+        limited
+            Whether limits apply: not to what is there in any case.
 
         Raises
         ------
         NoSpaceError
-            The volume grows past its capacity or its limit of inodes; names ``path``.
+            The volume grows past its capacity or its limit of inodes.
+        QuotaExceededError
+            What is below a directory, or what a user or group owns, grows past its limit.
         """
-        self._check_limits(tx, ctx, path)
+        if limited:
+            self._check_limits(tx, ctx, path)
         charge(tx, self.space, self.inodes)
         if ctx.dir_stats:
             self._settle_directories(tx)
+            if ctx.quotas:
+                self._settle_quotas(tx, ctx, path if limited else None)
+        if ctx.user_group:
+            self._settle_owners(tx, ctx.held, path if limited else None)
         for inode, nlink in sorted(self._nlinks.items()):
             tx.add(Attr, inode, nlink=nlink)
             tx.set(Attr, inode, mtime_ns=ctx.now_ns, ctime_ns=ctx.now_ns)
+
+    def settle_released(self, tx: Transaction) -> None:
+        """Write what inodes that lost their names before give back: totals, and owners' rows."""
+        charge(tx, self.space, self.inodes)
+        self._settle_owners(tx, Used(), None, makes=False)
 
     def _check_limits(self, tx: Transaction, ctx: Context, path: bytes | str) -> None:
         if (
@@ -128,16 +198,100 @@ class Ledger:
         for (inode, (length, space, inodes)), row in zip(changed, rows, strict=True):
             if row is None:
                 counted = count_entries(tx, inode)
-                tx.put_new(
-                    DirStats(
-                        inode,
-                        counted.data_length + length,
-                        counted.used_space + space,
-                        counted.used_inodes + inodes,
-                    )
+                made = DirStats(
+                    inode,
+                    counted.data_length + length,
+                    counted.used_space + space,
+                    counted.used_inodes + inodes,
                 )
+                tx.put_new(made)
+                note(tx, "DIRSTAT", *made)
             else:
                 tx.add(DirStats, inode, data_length=length, used_space=space, used_inodes=inodes)
+
+    def _settle_quotas(self, tx: Transaction, ctx: Context, path: bytes | str | None) -> None:
+        """Add to the quotas above what changed; limits apply where a ``path`` is given."""
+        sums: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
+        known: dict[int, frozenset[int]] = {}
+        added = [(directory, *sums[1:]) for directory, sums in self._usage.items()]
+        added += [(directory, *sums) for directory, sums in self._below.items()]
+        for directory, space, inodes in added:
+            if space or inodes:
+                for inode in quotas_above(tx, directory, ctx.quotas, known):
+                    sums[inode][0] += space
+                    sums[inode][1] += inodes
+        changed = sorted(
+            (inode, both) for inode, both in sums.items() if any(both) and inode not in self._gone
+        )
+        rows = tx.get_many(DirQuota, [(inode,) for inode, _ in changed]) if changed else []
+        for (inode, (space, inodes)), row in zip(changed, rows, strict=True):
+            if row is None:
+                continue  # it was taken away since the volume's record was read
+            if path is not None:
+                _check_quota(row, Used(space, inodes), Used(), path, f"directory inode {inode}")
+            tx.add(DirQuota, inode, used_space=space, used_inodes=inodes)
+
+    def _settle_owners(
+        self, tx: Transaction, held: Used, path: bytes | str | None, *, makes: bool = True
+    ) -> None:
+        """Add to owners' rows; ``makes`` those that are missing, else they are left alone."""
+        owners: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
+        for (uid, gid), (space, inodes) in self._owners.items():
+            for key in ((USER, uid), (GROUP, gid)):
+                owners[key][0] += space
+                owners[key][1] += inodes
+        changed = sorted((key, sums) for key, sums in owners.items() if any(sums))
+        rows = tx.get_many(UserGroupQuota, [key for key, _ in changed]) if changed else []
+        for ((kind, number), (space, inodes)), row in zip(changed, rows, strict=True):
+            if row is not None:
+                if path is not None:
+                    who = f"{'user' if kind == USER else 'group'} {number}"
+                    _check_quota(row, Used(space, inodes), held, path, who)
+                tx.add(UserGroupQuota, kind, number, used_space=space, used_inodes=inodes)
+            elif makes:
+                tx.put_new(UserGroupQuota(kind, number, -1, -1, max(0, space), max(0, inodes)))
+
+
+def _check_quota(
+    row: DirQuota | UserGroupQuota, added: Used, held: Used, path: bytes | str, who: str
+) -> None:
+    if added.space > 0 and 0 < row.max_space < row.used_space + added.space - held.space:
+        raise QuotaExceededError(path, f"the quota of {who}, {row.max_space} bytes, is reached")
+    if added.inodes > 0 and 0 < row.max_inodes < row.used_inodes + added.inodes - held.inodes:
+        raise QuotaExceededError(path, f"the quota of {who}, {row.max_inodes} inodes, is reached")
+
+
+def quotas_above(
+    tx: Transaction,
+    directory: int,
+    quotas: frozenset[int],
+    known: dict[int, frozenset[int]],
+) -> frozenset[int]:
+    """Return which of ``quotas`` are at and above a directory; none below the trash.
+
+    Parameters
+    ----------
+    known
+        What is known of directories already, and is completed: a transaction asks about many
+        whose ancestors are the same.
+    """
+    way: list[int] = []
+    here, above = directory, frozenset[int]()
+    while here not in known:
+        if in_trash(here) or here in way:  # a damaged volume may have a loop
+            break
+        way.append(here)
+        if here == ROOT_INODE:
+            break
+        attr = tx.get(Attr, here)
+        if attr is None:
+            break
+        here = attr.parent
+    above = known.get(here, above)
+    for inode in reversed(way):
+        above = above | {inode} if inode in quotas else above
+        known[inode] = above
+    return known.get(directory, above)
 
 
 def charge(tx: Transaction, space: int, inodes: int) -> None:
@@ -152,9 +306,9 @@ def grow(
     """Account for a file that changes its size: ``length`` and ``space`` are deltas.
 
     Every directory that has an entry for the file is charged once an entry; a file without
-    a name (unlinked while open) charges the volume only.
+    a name (unlinked while open) charges the volume and its owner only.
     """
-    ledger.volume(space, 0)
+    ledger.volume(attr, space, 0)
     if ctx.dir_stats and attr.nlink > 0:
         links = {attr.parent: 1} if attr.parent else tx.links(attr.inode)
         for directory, count in links.items():
@@ -206,6 +360,55 @@ def subtree(tx: Transaction, top: Attr) -> Summary:
         elif after is not None:
             frames.append((inode, after, pending))
     return Summary(files, directories, length, space)
+
+
+def count_below(read: PageReader, top: int, *, limit: int | None = None) -> Used | None:
+    """Return what all entries below directory ``top`` count, it itself excluded.
+
+    Parameters
+    ----------
+    read
+        Reads pages; with a transaction for each, the sum is of no one moment.
+    limit
+        Give up, and return None, behind so many entries.
+    """
+    space = inodes = 0
+    pending = [top]
+    while pending:
+        directory, after = pending.pop(), b""
+        while True:
+            page = read(
+                lambda tx, directory=directory, after=after: list(  # type: ignore[misc]  # mypy cannot infer a lambda default
+                    tx.children(directory, after=after, limit=_PAGE)
+                )
+            )
+            inodes += len(page)
+            if limit is not None and inodes > limit:
+                return None
+            for _, attr in page:
+                space += attr.space
+                if attr.is_directory:
+                    pending.append(attr.inode)
+            if len(page) < _PAGE:
+                break
+            after = page[-1][0]
+    return Used(space, inodes)
+
+
+def count_inside(tx: Transaction, top: int, counted: Mapping[int, Used]) -> Used:
+    """Return what is below directory ``top``: as of now, or where that is too much, as counted.
+
+    Raises
+    ------
+    CountNeededError
+        It is too much for a transaction, and ``counted`` does not have it.
+    """
+    found = count_below(lambda body: body(tx), top, limit=_COUNTED_INSIDE)
+    if found is None:
+        found = counted.get(top)
+    if found is None:
+        raise CountNeededError(top)
+    return found
 
 
 def recount(tx: Transaction) -> Totals:

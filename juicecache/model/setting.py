@@ -330,16 +330,7 @@ class Setting:
             )
 
     def write_obstacle(self) -> str | None:
-        """Return why this client must not write to the volume; None when it may.
-
-        Each is a feature that writers have to maintain and that we do not.
-        """
-        if self.change_log:
-            return "the volume keeps a change log, which this client does not write"
-        if self.acl:
-            return "the volume may hold POSIX ACLs, which this client does not apply"
-        if self.user_group_quota:
-            return "the volume counts usage of users and groups, which this client does not"
+        """Return why this client must not write to the volume; None when it may."""
         if self.encrypted and self.encrypt_algo not in _ENCRYPT_ALGOS:
             return f"the volume is encrypted with {self.encrypt_algo}, which this client cannot do"
         return None
@@ -444,6 +435,14 @@ class Setting:
             first["StorageClass"] = self.storage_class
             changed["Tiers"] = {**tiers, "0": first}
         return changed
+
+
+def with_owners_counted(text: str) -> str:
+    """Return a record with ``UserGroupQuota`` on; all else, also sealed secrets, stays as it is."""
+    document = json.loads(text)
+    if document.get("UserGroupQuota"):
+        return text
+    return json.dumps(document | {"UserGroupQuota": True}, indent=0)
 
 
 def _value_of(document: Mapping[str, Any], member: _Member) -> Any:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from juicecache.errors import ClosedError, ConflictError
-from juicecache.meta.engine import BULK_RECORDS_BYTES, Engine, Transaction
+from juicecache.meta.engine import BULK_RECORDS_BYTES, Engine, Origin, Transaction
 from juicecache.meta.rows import (
     SETTING,
+    Acl,
+    ChangeLine,
     Chunk,
     Counter,
     DelayedSlices,
@@ -31,6 +33,7 @@ from juicecache.meta.rows import (
     SliceRef,
     Sustained,
     Symlink,
+    UserGroupQuota,
     Xattr,
     key_of,
 )
@@ -69,6 +72,8 @@ ROWS: list[Row] = [
     DeletedFile(7, 1 << 40, 10**9),
     DirStats(1, 1, 4096, -1),
     DirQuota(1, 1 << 50, 0, 4096, 1),
+    UserGroupQuota(2, 2**31 - 1, -1, 1 << 50, 4096, 1),
+    Acl(5, 7, 0o5, 0xFFFF, 0, b"\x00\x00\x03\xe8\x00\x06", b""),
     DetachedNode(7, 10**9),
     Flock(7, 3, -1, ord("W")),
     Plock(7, 3, 1 << 62, b"\x00" * 24),
@@ -221,6 +226,19 @@ class EngineContract:
         with pytest.raises(ConflictError):
             attempt(engine, lambda tx: tx.set(Attr, 8, mode=0))
 
+    def test_a_partition_is_cleared(self, engine: Engine) -> None:
+        """As a whole and alone, in the order of the other writes."""
+        put(engine, *(Xattr(inode, name, b"1") for inode in (7, 8) for name in ("a", "b")))
+
+        def body(tx: Transaction) -> None:
+            tx.clear(Xattr, 7)
+            tx.clear(Xattr, 9)
+            tx.put(Xattr(7, "c", b"2"))
+
+        engine.write(body)
+        assert scan(engine, Xattr, 7) == [Xattr(7, "c", b"2")]
+        assert [row.name for row in scan(engine, Xattr, 8)] == ["a", "b"]
+
     def test_records_are_appended(self, engine: Engine) -> None:
         """Whatever bytes they hold."""
         first, second = bytes(range(232, 256)), b"\x00\xff" * 12
@@ -246,6 +264,47 @@ class EngineContract:
         assert scan(engine, SliceRef) == [SliceRef(9, 100, 0)]
         with pytest.raises(ConflictError):
             attempt(engine, lambda tx: tx.put_new(SliceRef(9, 100, 2)))
+
+    def test_lines_are_logged_in_order(self, engine: Engine) -> None:
+        """With the transaction that they tell of, and numbered by the database."""
+
+        def logging(tx: Transaction) -> None:
+            tx.log("2|caf\u00e9%(2)")
+            tx.log("1|caf\u00e9%(1)")
+
+        engine.write(logging)
+        engine.write(lambda tx: tx.log("last"))
+        lines = scan(engine, ChangeLine)
+        assert [line.text for line in lines] == ["2|caf\u00e9%(2)", "1|caf\u00e9%(1)", "last"]
+        numbers = [line.number for line in lines]
+        assert numbers == sorted(set(numbers))
+
+        def conflicting(tx: Transaction) -> None:
+            tx.log("never")
+            tx.set(Attr, 99, mode=0)
+
+        with pytest.raises(ConflictError):
+            attempt(engine, conflicting)
+        assert scan(engine, ChangeLine) == lines
+
+    def test_a_writer_says_where_its_lines_come_from(self, engine: Engine) -> None:
+        """Once a write, whatever the number of its runs; nothing without a change log."""
+        assert engine.write(lambda tx: tx.origin) is None
+        engine.origin = lambda: Origin(7, 3, 1)
+        assert engine.write(lambda tx: tx.origin) == Origin(7, 3, 1)
+
+    def test_new_numbers_are_not_those_of_rows(self, engine: Engine) -> None:
+        """Whoever wrote them."""
+        for _ in range(3):
+
+            def body(tx: Transaction) -> int:
+                number = tx.new_number(Acl)
+                tx.put_new(Acl(number, 7, 5, 5, 0, b"", b""))
+                return number
+
+            number = engine.write(body)
+            assert get(engine, Acl, number) is not None
+        assert len(scan(engine, Acl)) == 3
 
     def test_a_sweep_sees_every_row_once(self, engine: Engine) -> None:
         """Page by page, whatever the order; rows that go meanwhile do no harm."""
@@ -349,12 +408,27 @@ class EngineContract:
         """Also after some are gone or moved to another inode."""
         put(
             engine,
+            *(NODE._replace(inode=inode, parent=0) for inode in (7, 8)),
             *(Edge(parent, name, 7, NodeType.FILE) for parent in (1, 2) for name in (b"a", b"b")),
         )
         assert engine.read(lambda tx: tx.links(7)) == {1: 2, 2: 2}
         put(engine, Edge(1, b"a", 8, NodeType.FILE))
         engine.write(lambda tx: tx.delete(Edge, 2, b"a"))
         assert engine.read(lambda tx: (tx.links(7), tx.links(8))) == ({1: 1, 2: 1}, {1: 1})
+
+    def test_a_link_counts_the_first_name_too(self, engine: Engine) -> None:
+        """A file with one name has one directory; from its second name on, each counts."""
+        put(engine, NODE, Edge(1, b"a", 7, NodeType.FILE))
+        assert engine.read(lambda tx: tx.links(7)) == {1: 1}
+
+        def link(tx: Transaction) -> None:
+            tx.put_new(Edge(2, b"b", 7, NodeType.FILE))
+            tx.set(Attr, 7, parent=0)
+
+        engine.write(link)
+        assert engine.read(lambda tx: tx.links(7)) == {1: 1, 2: 1}
+        engine.write(lambda tx: tx.delete(Edge, 1, b"a"))
+        assert engine.read(lambda tx: tx.links(7)) == {2: 1}
 
     def test_many_rows_are_read_in_the_order_asked(self, engine: Engine) -> None:
         """None stands for those that do not exist."""
@@ -405,6 +479,7 @@ class EngineContract:
     def test_a_conflict_names_the_row_and_no_content(self, engine: Engine) -> None:
         """Slice lists and secrets stay out of errors."""
         secret = b"0123456789" * 10
+        put(engine, SliceRef(77, 99, 0))
         writes: list[tuple[Callable[[Transaction], None], str]] = [
             (lambda tx: tx.set(Symlink, 5, target=secret), "Symlink"),
             (lambda tx: tx.add_refs(77, 99, 1, alive=True), "slice 77 of 99 bytes"),

@@ -1,4 +1,4 @@
-"""What the state machines of the metadata share: SQLite under them, and the count of references."""
+"""What the state machines of the metadata share: engines under them, references counted."""
 
 from __future__ import annotations
 
@@ -10,21 +10,29 @@ from struct import iter_unpack
 from hypothesis.stateful import RuleBasedStateMachine
 
 from juicecache.meta.engine import Engine
-from juicecache.meta.engines.sqlite import SqliteEngine
 from juicecache.meta.rows import Chunk, DelayedSlices, SliceRef
 from juicecache.model.slices import refs_of
+from juicecache.testing.engines import fresh_engine
 
 
-class OnSqlite(RuleBasedStateMachine):
-    """A mixin, in front of a machine: makes its engine a SQLite file that goes at the end."""
+class OnEngine(RuleBasedStateMachine):
+    """A mixin, in front of a machine: makes its engine one of another kind.
+
+    Attributes
+    ----------
+    kind
+        One of ``engines.KINDS``.
+    """
+
+    kind = "sqlite"
 
     def make_engine(self) -> Engine:
-        """Return an engine on a new file."""
+        """Return an engine on a new database."""
         self.folder = tempfile.TemporaryDirectory()
-        return SqliteEngine(Path(self.folder.name) / "meta.db")
+        return fresh_engine(self.kind, Path(self.folder.name))
 
     def teardown(self) -> None:
-        """End the machine, then remove the file."""
+        """End the machine, then remove the database's file."""
         super().teardown()
         self.folder.cleanup()
 

@@ -6,15 +6,17 @@ Needs ``/dev/fuse`` and the right to mount.
 from __future__ import annotations
 
 import os
-import sqlite3
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from juicecache.testing.engines import fresh_url
+from juicecache.testing.raw_metadata import read_raw
 from juicecache.testing.servers import run_juicefs
 from juicecache.volume.formatting import format_volume
 from juicecache.volume.volume import Volume, open_volume
@@ -39,9 +41,9 @@ class Seen(NamedTuple):
     xattrs: dict[str, bytes]
 
 
-@dataclass(frozen=True)
+@dataclass
 class SharedVolume:
-    """A SQLite volume that both clients use.
+    """A volume that both clients use.
 
     Parameters
     ----------
@@ -49,21 +51,24 @@ class SharedVolume:
         Where the database, the mount point and the official client's cache are.
     name
         Of the volume.
+    engine
+        One of ``engines.SHARED_KINDS``.
     """
 
     folder: Path
     name: str = "shared"
     environment: dict[str, str] = field(default_factory=dict)
+    engine: str = "sqlite"
 
     @property
     def database(self) -> Path:
-        """The file with the metadata."""
+        """The file with the metadata of a SQLite volume."""
         return self.folder / "meta.db"
 
-    @property
+    @cached_property
     def meta(self) -> str:
         """The metadata URL."""
-        return f"sqlite3://{self.database}"
+        return fresh_url(self.engine, self.folder)
 
     def format_ours(self, **options: Any) -> None:
         """Let this library make the volume; the options are those of `format_volume`."""
@@ -117,12 +122,12 @@ class SharedVolume:
 
         One that does not within its heartbeats is left to whoever checks the volume.
         """
-        session = f'%"MountPoint":"{point}"%'
+        session = f'"MountPoint":"{point}"'.encode()
         deadline = time.monotonic() + _LEAVE_TIMEOUT_S
-        with closing(sqlite3.connect(self.database)) as raw:
-            query = "SELECT count(*) FROM jfs_session2 WHERE CAST(info AS TEXT) LIKE ?"
-            while raw.execute(query, (session,)).fetchone()[0] and time.monotonic() < deadline:
-                time.sleep(0.02)
+        while time.monotonic() < deadline:
+            if not any(session in info for info in read_raw(self.meta).sessions):
+                return
+            time.sleep(0.05)
 
     @staticmethod
     def _shown(value: object) -> str:
@@ -178,7 +183,8 @@ def seen_by_us(volume: Volume) -> dict[bytes, Seen]:
             if stat.S_ISLNK(attr.st_mode):
                 content = os.fsencode(volume.readlink(path))
             else:
-                xattrs = {key: volume.get_xattr(path, key) for key in volume.list_xattr(path)}
+                keys = [key for key in volume.list_xattr(path) if key.startswith("user.")]
+                xattrs = {key: volume.get_xattr(path, key) for key in keys}
             if attr.is_file:
                 content = volume.read_file(path)
             found[os.fsencode(path)] = Seen(

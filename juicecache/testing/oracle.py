@@ -1,23 +1,23 @@
 """What must hold of a volume that nobody writes to: the official client's view, and the sums.
 
-The sums are computed from the tables with plain SQL, so that they do not share a mistake with
-the code under test.
+The sums are computed from rows that the databases' own drivers read, so that they do not share a
+mistake with the code under test.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import sqlite3
 import struct
 from collections import Counter
-from contextlib import closing
 from pathlib import Path
 
+from juicecache.testing.raw_metadata import RawMetadata, read_raw
 from juicecache.testing.servers import run_juicefs
 
 _RECORD = struct.Struct(">IQIII")
 _DELAYED = struct.Struct(">QI")
+_ROOT_INODE = 1
 _TRASH_INODE = 0x7FFF_FFFF_1000_0000
 _FILE, _DIRECTORY = 1, 2
 
@@ -28,7 +28,7 @@ def assert_clean(meta: str, env: dict[str, str] | None = None) -> None:
     Parameters
     ----------
     meta
-        The ``sqlite3://`` URL of a volume that no mount or process has open: the official
+        The metadata URL of a volume that no mount or process has open: the official
         client writes its sums a second late.
     env
         Further environment of the official client.
@@ -41,7 +41,7 @@ def assert_clean(meta: str, env: dict[str, str] | None = None) -> None:
     run_juicefs("fsck", meta, env=environment)
     count = leaked(meta, env)
     assert count == 0, f"{count} objects are leaked"
-    wrong = sums_wrong(Path(meta.removeprefix("sqlite3://")))
+    wrong = sums_wrong(meta)
     assert not wrong, "\n".join(wrong)
 
 
@@ -53,38 +53,39 @@ def leaked(meta: str, env: dict[str, str] | None = None) -> int:
     return int(count)
 
 
-def sums_wrong(database: Path) -> list[str]:
-    """Return every sum of a SQLite volume that differs from what its rows add up to."""
-    with closing(sqlite3.connect(database)) as raw:
-        return [
-            *_totals(raw),
-            *_directories(raw),
-            *_links(raw),
-            *_references(raw),
-        ]
+def sums_wrong(meta: str | Path) -> list[str]:
+    """Return every sum of a volume that differs from what its rows add up to.
+
+    Parameters
+    ----------
+    meta
+        The metadata URL, or the file of a SQLite database.
+    """
+    raw = read_raw(meta)
+    return [
+        *(*_totals(raw), *_directories(raw), *_links(raw), *_references(raw)),
+        *(*_quotas(raw), *_owners(raw)),
+    ]
 
 
 def _space(kind: int, length: int) -> int:
     return max(4096, -(-length // 4096) * 4096) if kind == _FILE else 4096
 
 
-def _totals(raw: sqlite3.Connection) -> list[str]:
-    nodes = raw.execute(
-        "SELECT type, length FROM jfs_node WHERE inode NOT IN (1, ?)", (_TRASH_INODE,)
-    ).fetchall()
+def _totals(raw: RawMetadata) -> list[str]:
+    nodes = [node for inode, node in raw.nodes.items() if inode not in (1, _TRASH_INODE)]
     wanted = {
-        "usedSpace": sum(_space(*node) for node in nodes),
+        "usedSpace": sum(_space(node.type, node.length) for node in nodes),
         "totalInodes": len(nodes),
     }
-    stored = dict(raw.execute("SELECT name, value FROM jfs_counter"))
     return [
-        f"{name} is {stored[name]}, the rows say {value}"
+        f"{name} is {raw.counters[name]}, the rows say {value}"
         for name, value in wanted.items()
-        if stored[name] != value
+        if raw.counters[name] != value
     ]
 
 
-def _directories(raw: sqlite3.Connection) -> list[str]:
+def _directories(raw: RawMetadata) -> list[str]:
     """Rows of directories against their entries; a missing row is allowed.
 
     Nobody counts the hourly directories in the trash: only ``load`` makes a row for it.
@@ -92,60 +93,89 @@ def _directories(raw: sqlite3.Connection) -> list[str]:
     sums: dict[int, list[int]] = {}
     subdirectories: Counter[int] = Counter()
     wrong = []
-    for parent, inode, kind, length, name, found in raw.execute(
-        "SELECT e.parent, e.inode, e.type, n.length, e.name, n.type "
-        "FROM jfs_edge e LEFT JOIN jfs_node n ON n.inode = e.inode"
-    ):
-        if kind != found:
+    for parent, name, inode, kind in raw.entries:
+        node = raw.nodes.get(inode)
+        if node is None or kind != node.type:
+            found = None if node is None else node.type
             wrong.append(f"entry {name!r} of {parent} has type {kind}, inode {inode} {found}")
             continue
         row = sums.setdefault(parent, [0, 0, 0])
-        row[0] += length if kind == _FILE else 0
-        row[1] += _space(kind, length)
+        row[0] += node.length if kind == _FILE else 0
+        row[1] += _space(kind, node.length)
         row[2] += 1
         subdirectories[parent] += kind == _DIRECTORY
-    for inode, *stored in raw.execute(
-        "SELECT inode, data_length, used_space, used_inodes FROM jfs_dir_stats WHERE inode != ?",
-        (_TRASH_INODE,),
-    ):
-        if stored != sums.get(inode, [0, 0, 0]):
+    for inode, stored in raw.dir_stats.items():
+        if inode != _TRASH_INODE and stored != sums.get(inode, [0, 0, 0]):
             wrong.append(f"sums of directory {inode} are {stored}, not {sums.get(inode)}")
-    for inode, nlink in raw.execute(
-        "SELECT inode, nlink FROM jfs_node WHERE type = ? AND inode < ?",
-        (_DIRECTORY, _TRASH_INODE),
-    ):
-        if nlink != 2 + subdirectories[inode]:
-            wrong.append(f"directory {inode} has {nlink} links, not {2 + subdirectories[inode]}")
+    for inode, node in raw.nodes.items():
+        if node.type != _DIRECTORY or inode >= _TRASH_INODE:
+            continue
+        if node.nlink != 2 + subdirectories[inode]:
+            links = 2 + subdirectories[inode]
+            wrong.append(f"directory {inode} has {node.nlink} links, not {links}")
     return wrong
 
 
-def _links(raw: sqlite3.Connection) -> list[str]:
-    """Link counts of everything but directories; sustained inodes have none."""
+def _quotas(raw: RawMetadata) -> list[str]:
+    """Quotas of directories against all that is below them."""
+    children: dict[int, list[int]] = {}
+    for entry in raw.entries:
+        children.setdefault(entry.parent, []).append(entry.inode)
+    wrong = []
+    for top, stored in raw.dir_quotas.items():
+        sums, pending = [0, 0], [top]
+        while pending:
+            for inode in children.get(pending.pop(), ()):
+                node = raw.nodes[inode]
+                sums[0] += _space(node.type, node.length)
+                sums[1] += 1
+                if node.type == _DIRECTORY:
+                    pending.append(inode)
+        if stored != sums:
+            wrong.append(f"the quota of directory {top} counts {stored}, not {sums}")
+    return wrong
+
+
+def _owners(raw: RawMetadata) -> list[str]:
+    """What users and groups own, where the volume counts it; nobody counts hours of the trash."""
+    if not raw.setting.get("UserGroupQuota"):
+        return []
+    sums: dict[tuple[int, int], list[int]] = {}
+    for inode, node in raw.nodes.items():
+        if inode == _ROOT_INODE or inode >= _TRASH_INODE:
+            continue
+        for key in ((1, node.uid), (2, node.gid)):
+            owned = sums.setdefault(key, [0, 0])
+            owned[0] += _space(node.type, node.length)
+            owned[1] += 1
     return [
-        f"inode {inode} has {nlink} links, {count} entries and {users} users"
-        for inode, nlink, count, users in raw.execute(
-            "SELECT n.inode, n.nlink, "
-            "(SELECT count(*) FROM jfs_edge e WHERE e.inode = n.inode), "
-            "(SELECT count(*) FROM jfs_sustained s WHERE s.inode = n.inode) "
-            "FROM jfs_node n WHERE n.type != ?",
-            (_DIRECTORY,),
-        )
-        if nlink != count or (count == 0 and users == 0)
+        f"owner {key} counts {raw.owners.get(key)}, not {sums.get(key)}"
+        for key in sorted(sums.keys() | raw.owners.keys())
+        if raw.owners.get(key, [0, 0]) != sums.get(key, [0, 0])
     ]
 
 
-def _references(raw: sqlite3.Connection) -> list[str]:
+def _links(raw: RawMetadata) -> list[str]:
+    """Link counts of everything but directories; sustained inodes have none."""
+    counts = Counter(entry.inode for entry in raw.entries)
+    return [
+        f"inode {inode} has {node.nlink} links, {counts[inode]} entries and "
+        f"{raw.sustained[inode]} users"
+        for inode, node in raw.nodes.items()
+        if node.type != _DIRECTORY
+        if node.nlink != counts[inode] or not (counts[inode] or raw.sustained[inode])
+    ]
+
+
+def _references(raw: RawMetadata) -> list[str]:
     counts: Counter[tuple[int, int]] = Counter()
-    for (records,) in raw.execute("SELECT CAST(slices AS BLOB) FROM jfs_chunk"):
+    for records in raw.chunks:
         for _, slice_id, size, _, _ in _RECORD.iter_unpack(records):
             counts[slice_id, size] += slice_id > 0
-    for (entries,) in raw.execute("SELECT slices FROM jfs_delslices"):
+    for entries in raw.delayed:
         counts.update((slice_id, size) for slice_id, size in _DELAYED.iter_unpack(entries))
     wanted = {key: count for key, count in counts.items() if count}
-    stored = {
-        (slice_id, size): refs
-        for slice_id, size, refs in raw.execute("SELECT chunkid, size, refs FROM jfs_chunk_ref")
-    }
+    stored = dict.fromkeys(wanted, 1) | raw.references if raw.implies else raw.references
     return [
         f"slice {key} has {stored.get(key)} references and {wanted.get(key)} records"
         for key in sorted(wanted.keys() | stored.keys())

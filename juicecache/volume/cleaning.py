@@ -38,7 +38,6 @@ def clean_file(parts: Parts, inode: int) -> None:
             lambda tx: dropping.drop_chunks(tx, inode, limit=_CHUNKS_PER_TRANSACTION)
         )
         delete_slices(parts, dead)
-    parts.engine.write(lambda tx: dropping.finish_file(tx, inode))
 
 
 def is_droppable(parts: Parts, removed: Removed) -> bool:

@@ -359,14 +359,16 @@ class _Collector:
             yield current
 
     def _without_row(self, listed: list[StoredSlice]) -> list[StoredSlice]:
-        """Count slices by their reference rows; return the old ones that have none."""
+        """Count slices by their reference rows; return those without one that may be leaked."""
         keys = [(one.slice_id, one.size) for one in listed]
-        rows = self._engine.read(lambda tx: tx.get_many(SliceRef, keys))
+        rows, implied = self._engine.read(
+            lambda tx: (tx.get_many(SliceRef, keys), tx.implies_references)
+        )
         candidates = []
         for stored, row in zip(listed, rows, strict=True):
             if row is not None:
                 self._count_objects("valid" if row.refs > 0 else "pending", stored)
-            elif stored.newest_ns > self._young_ns:
+            elif stored.newest_ns > self._young_ns and not implied:
                 self._count_objects("skipped", stored)
             else:
                 candidates.append(stored)
@@ -379,10 +381,17 @@ class _Collector:
         if not candidates:
             return
         used, counted = self._unmentioned(candidates)
-        leaked = [one for one in candidates if one.slice_id not in used | counted]
+        leaked: list[StoredSlice] = []
         for stored in candidates:
-            kind = "valid" if stored.slice_id in used else "leaked"
-            self._count_objects("pending" if stored.slice_id in counted else kind, stored)
+            if stored.slice_id in used:
+                self._count_objects("valid", stored)
+            elif stored.slice_id in counted:
+                self._count_objects("pending", stored)
+            elif stored.newest_ns > self._young_ns:
+                self._count_objects("skipped", stored)
+            else:
+                self._count_objects("leaked", stored)
+                leaked.append(stored)
         for first in range(0, len(leaked) if self._delete else 0, _CLAIMED):
             try:
                 self._remove(leaked[first : first + _CLAIMED])

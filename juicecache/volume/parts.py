@@ -82,6 +82,10 @@ def open_engine(meta: str | Engine, *, read_only: bool) -> Engine:
         return SqliteEngine(
             address.location, read_only=read_only, table_prefix=address.table_prefix
         )
+    if address.scheme in ("redis", "rediss"):
+        from juicecache.meta.engines.redis import RedisEngine
+
+        return RedisEngine(address, read_only=read_only)
     raise ConfigError(
         f"{address}: this metadata engine is not served; this version serves sqlite3:// only"
     )

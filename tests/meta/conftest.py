@@ -1,18 +1,16 @@
-"""A new volume on every engine that needs no server."""
+"""A new volume on every engine."""
 
 from __future__ import annotations
 
 import pytest
 
 from juicecache.meta import tree
-from juicecache.meta.engines.memory import MemoryEngine
-from juicecache.meta.engines.sqlite import SqliteEngine
+from juicecache.testing.engines import KINDS, fresh_engine
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=KINDS)
 def engine(request, tmp_path):
-    engine = MemoryEngine() if request.param == "memory" else SqliteEngine(tmp_path / "meta.db")
-    engine.prepare()
+    engine = fresh_engine(request.param, tmp_path)
     engine.write(lambda tx: tree.plant_root(tx, 0, trash=True))
     yield engine
     engine.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,28 +20,22 @@ from juicecache.meta import tree, usage
 from juicecache.meta.chunks import NewSlice, commit_slices, read_chunk, truncate
 from juicecache.meta.context import Context
 from juicecache.meta.engine import Engine
-from juicecache.meta.engines.memory import MemoryEngine
-from juicecache.meta.engines.sqlite import SqliteEngine
 from juicecache.meta.remove import unlink
 from juicecache.meta.rows import Chunk, DirStats, SliceRef
 from juicecache.meta.tree import NewNode
 from juicecache.model.attr import ROOT_INODE, Attr, NodeFlag, NodeType
 from juicecache.model.layout import CHUNK_BYTES
 from juicecache.model.slices import FILE_BYTES_MAX, SliceRecord
+from juicecache.testing.engines import KINDS, fresh_engine
 from juicecache.testing.machines import references
 
 CTX = Context(10**15, 0, 0, 0o022, dir_stats=True, capacity_bytes=0, inodes_max=0)
 FILE = 2
 
 
-@pytest.fixture(
-    params=[lambda folder: MemoryEngine(), lambda folder: SqliteEngine(folder / "meta.db")],
-    ids=["memory", "sqlite"],
-)
+@pytest.fixture(params=KINDS)
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    make: Callable[[Path], Engine] = request.param
-    engine = make(tmp_path)
-    engine.prepare()
+    engine = fresh_engine(request.param, tmp_path)
     engine.write(lambda tx: tree.plant_root(tx, 0, trash=False))
     new = NewNode(FILE, NodeType.FILE, 0o666)
     engine.write(lambda tx: tree.create(tx, CTX, ROOT_INODE, b"file", new))

@@ -23,7 +23,7 @@ from juicecache.meta.tree import NewNode
 from juicecache.model.attr import ROOT_INODE, NodeType
 from juicecache.model.layout import CHUNK_BYTES
 from juicecache.model.slices import SliceRecord, plan_compaction, visible
-from juicecache.testing.machines import OnSqlite, assert_references_counted
+from juicecache.testing.machines import OnEngine, assert_references_counted
 
 CTX = Context(10**15, 0, 0, 0o022, dir_stats=True, capacity_bytes=0, inodes_max=0)
 NAMES = (b"one", b"two")
@@ -168,7 +168,6 @@ class Contents(RuleBasedStateMachine):
         while not done:
             dead, done = self.engine.write(lambda tx: dropping.drop_chunks(tx, inode, limit=2))
             self._delete(dead)
-        self.engine.write(lambda tx: dropping.finish_file(tx, inode))
         assert self.engine.read(lambda tx: tx.get(DeletedFile, inode)) is None
 
     def _delete(self, dead: list[tuple[int, int]]) -> None:
@@ -236,11 +235,19 @@ class Contents(RuleBasedStateMachine):
         assert stored == self.engine.read(lambda tx: usage.count_entries(tx, ROOT_INODE))
 
 
-class SqliteContents(OnSqlite, Contents):
+class SqliteContents(OnEngine, Contents):
     """The same on SQLite."""
+
+
+class RedisContents(OnEngine, Contents):
+    """The same on Redis."""
+
+    kind = "redis"
 
 
 TestMemory = Contents.TestCase
 TestMemory.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestSqlite = SqliteContents.TestCase
 TestSqlite.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
+TestRedis = RedisContents.TestCase
+TestRedis.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)

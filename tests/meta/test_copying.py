@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +20,12 @@ from juicecache.meta.chunks import NewSlice, commit_slices
 from juicecache.meta.context import Context
 from juicecache.meta.copying import clone_file, copy_range, replace_with_copy
 from juicecache.meta.engine import Engine
-from juicecache.meta.engines.memory import MemoryEngine
-from juicecache.meta.engines.sqlite import SqliteEngine
 from juicecache.meta.rows import Chunk, DirStats, SliceRef, Xattr
 from juicecache.meta.tree import NewNode
 from juicecache.model.attr import ROOT_INODE, Attr, NodeFlag, NodeType
 from juicecache.model.layout import CHUNK_BYTES
 from juicecache.model.slices import FILE_BYTES_MAX, SliceRecord
+from juicecache.testing.engines import KINDS, fresh_engine
 from juicecache.testing.machines import references
 
 CTX = Context(10**15, 0, 0, 0o022, dir_stats=True, capacity_bytes=0, inodes_max=0)
@@ -34,14 +33,9 @@ SOURCE, TARGET, NEW = 2, 3, 4
 SIZE = 5_058_900
 
 
-@pytest.fixture(
-    params=[lambda folder: MemoryEngine(), lambda folder: SqliteEngine(folder / "meta.db")],
-    ids=["memory", "sqlite"],
-)
+@pytest.fixture(params=KINDS)
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    make: Callable[[Path], Engine] = request.param
-    engine = make(tmp_path)
-    engine.prepare()
+    engine = fresh_engine(request.param, tmp_path)
     engine.write(lambda tx: tree.plant_root(tx, 0, trash=False))
     for inode, name in ((SOURCE, b"source"), (TARGET, b"target")):
         new = NewNode(inode, NodeType.FILE, 0o666)

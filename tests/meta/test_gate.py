@@ -8,12 +8,14 @@ import uuid
 import pytest
 
 from juicecache.errors import ConflictError, ReadOnlyVolumeError, VolumeFormatError
-from juicecache.meta import usage
-from juicecache.meta.context import SessionNeededError, TrashNeededError
+from juicecache.meta import tree, usage
+from juicecache.meta.context import CountNeededError, SessionNeededError, TrashNeededError
+from juicecache.meta.engine import Origin
 from juicecache.meta.gate import Gate
 from juicecache.meta.presence import Presence
 from juicecache.meta.rows import DirQuota, DirStats, Edge, Session
-from juicecache.model.attr import TRASH_INODE, Attr
+from juicecache.meta.tree import NewNode
+from juicecache.model.attr import TRASH_INODE, Attr, NodeType
 from juicecache.model.setting import Setting
 
 NOW_NS = 1_700_000_000 * 10**9
@@ -61,8 +63,9 @@ def test_the_record_is_read_again_once_a_heartbeat(engine, make, record):
     now, later = make(), make(heartbeat_s=3600.0)
     now.check_writable("/x")
     later.check_writable("/x")
-    engine.put_setting(json.dumps(record | {"EnableACL": True, "TrashDays": 9}))
-    with pytest.raises(ReadOnlyVolumeError, match="ACL") as failed:
+    sealed = {"EncryptKey": "pem", "EncryptAlgo": "sm4gcm", "KeyEncrypted": False}
+    engine.put_setting(json.dumps(record | sealed | {"TrashDays": 9}))
+    with pytest.raises(ReadOnlyVolumeError, match="sm4gcm") as failed:
         now.check_writable("/x")
     assert failed.value.filename == "/x"
     assert now.setting.trash_days == 9
@@ -81,13 +84,44 @@ def test_a_record_that_is_gone_newer_or_anothers_stops_everything(engine, make, 
         gate.check()
 
 
-def test_a_directory_quota_refuses_changes(engine, make):
+def test_a_context_has_the_features_of_the_volume(engine, make, record):
     gate = make()
+    gate.check()
+    assert engine.origin is None
+    assert gate.context()[-5:] == (False, False, frozenset(), {}, (0, 0))
+    features = {"EnableACL": True, "UserGroupQuota": True, "ChangeLog": True}
+    engine.put_setting(json.dumps(record | features))
     engine.write(lambda tx: tx.put(DirQuota(1, 0, 100, 0, 0)))
-    with pytest.raises(ReadOnlyVolumeError, match="quota"):
-        gate.check_writable("/x")
-    engine.write(lambda tx: tx.delete(DirQuota, 1))
     gate.check_writable("/x")
+    ctx = gate.context()
+    assert (ctx.acl, ctx.user_group, ctx.quotas) == (True, True, {1})
+    assert engine.write(lambda tx: tx.origin) == Origin(NOW_NS, 0, 1)
+    engine.put_setting(json.dumps(record | {"DirStats": False}))
+    gate.check_writable("/x")
+    assert gate.context().quotas == frozenset()
+    assert engine.write(lambda tx: tx.origin) is None
+
+
+def test_a_quota_that_this_process_sets_is_known_at_once(engine, make):
+    gate = make(heartbeat_s=3600.0)
+    gate.check()
+    engine.write(lambda tx: tx.put(DirQuota(1, 0, 100, 0, 0)))
+    gate.check()
+    assert gate.context().quotas == frozenset()
+    gate.refresh()
+    gate.check()
+    assert gate.context().quotas == {1}
+
+
+def test_what_a_move_between_quotas_takes_along_is_counted_before_where_it_is_large(engine, make):
+    def body(_, ctx):
+        if 1 not in ctx.counted:
+            raise CountNeededError(1)
+        return ctx.counted[1]
+
+    gate = make()
+    engine.write(lambda tx: tree.create(tx, gate.context(), 1, b"d", NewNode(2, NodeType.FILE, 0)))
+    assert gate.remove(body) == (4096, 1)
 
 
 def test_read_only_refuses_without_asking(engine, make):

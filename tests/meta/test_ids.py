@@ -40,3 +40,9 @@ def test_clients_and_threads_never_share_a_number(engine):
 
 def test_a_counter_that_is_missing_starts_at_zero(engine):
     assert IdBatch(engine, "new", 5).take() == range(1)
+
+
+def test_numbers_below_the_least_are_left_out(engine):
+    batch = IdBatch(engine, "fresh", 3, least=2)
+    assert [batch.take()[0] for _ in range(4)] == [2, 3, 4, 5]
+    assert IdBatch(engine, "other", 3, least=5).take(4) == range(8, 12)

@@ -73,7 +73,7 @@ def row(engine, table, *key):
 
 
 def test_the_last_name_of_a_file(volume):
-    volume.write(lambda tx: set_xattr(tx, 2, "user.x", b"v"))
+    volume.write(lambda tx: set_xattr(tx, CTX, 2, "user.x", b"v"))
     removed = take(volume, b"file")
     assert (removed.inode, removed.doomed, removed.attr.nlink) == (2, True, 0)
     assert row(volume, Attr, 2) is None
@@ -100,7 +100,7 @@ def test_one_name_of_two(volume):
 
 
 def test_a_file_that_we_have_open_is_sustained(volume):
-    volume.write(lambda tx: set_xattr(tx, 2, "user.x", b"v"))
+    volume.write(lambda tx: set_xattr(tx, CTX, 2, "user.x", b"v"))
     removed = take(volume, b"file", ctx=LATER._replace(sid=7, opened={2}))
     assert (removed.doomed, removed.attr.nlink) == (False, 0)
     assert row(volume, Sustained, 7, 2) == Sustained(7, 2)

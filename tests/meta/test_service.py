@@ -75,6 +75,8 @@ def test_an_error_names_the_path_of_the_caller(meta, act):
 
 
 def test_paths_are_answered_from_memory_until_something_changes(engine, meta):
+    if engine.stamp() is None:
+        pytest.skip("this engine has no stamp")
     write(meta, "/file")
     assert meta.cached("/file") is None
     attr = meta.resolve("/file")
@@ -174,8 +176,9 @@ def test_a_refused_change_takes_no_number_from_the_database(meta, make, engine):
         with pytest.raises(ReadOnlyVolumeError) as failed:
             act()
         assert failed.value.filename in ("/copy", "/new")
-    engine.put_setting(json.dumps(record | {"EnableACL": True}))
-    with pytest.raises(ReadOnlyVolumeError, match="ACL"):
+    sealed = {"EncryptKey": "pem", "EncryptAlgo": "sm4gcm", "KeyEncrypted": False}
+    engine.put_setting(json.dumps(record | sealed))
+    with pytest.raises(ReadOnlyVolumeError, match="sm4gcm"):
         make().copy("/file", "/copy")
     assert engine.read(lambda tx: list(tx.scan(Counter))) == before
 
@@ -236,6 +239,8 @@ def test_many_paths_are_one_transaction(meta, engine, monkeypatch):
 
 @pytest.mark.parametrize("head", ["/d/", "/", "/link/", "d/", "/d//"])
 def test_who_looks_for_one_file_after_another_soon_knows_all(meta, monkeypatch, head):
+    if meta.engine.stamp() is None:
+        pytest.skip("this engine has no stamp")
     names = [f"{number:04d}" for number in range(500)]
     meta.make_node("/d", NodeType.DIRECTORY, 0o777)
     meta.make_node("/link", NodeType.SYMLINK, 0o777, target=b"d")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,26 +10,20 @@ import pytest
 from juicecache.meta import session, tree, usage
 from juicecache.meta.context import Context
 from juicecache.meta.engine import Engine
-from juicecache.meta.engines.memory import MemoryEngine
-from juicecache.meta.engines.sqlite import SqliteEngine
 from juicecache.meta.remove import unlink
 from juicecache.meta.rows import Counter, DeletedFile, Flock, Plock, Session, Sustained
 from juicecache.meta.tree import NewNode
 from juicecache.model.attr import ROOT_INODE, Attr, NodeType
+from juicecache.testing.engines import KINDS, fresh_engine
 
 CTX = Context(10**15, 0, 0, 0o022, dir_stats=True, capacity_bytes=0, inodes_max=0)
 NOW_S = 10**6
 INFO = b'{"Version":"1.4.1","ProcessID":1}'
 
 
-@pytest.fixture(
-    params=[lambda folder: MemoryEngine(), lambda folder: SqliteEngine(folder / "meta.db")],
-    ids=["memory", "sqlite"],
-)
+@pytest.fixture(params=KINDS)
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    make: Callable[[Path], Engine] = request.param
-    engine = make(tmp_path)
-    engine.prepare()
+    engine = fresh_engine(request.param, tmp_path)
     engine.write(lambda tx: tree.plant_root(tx, 0, trash=False))
     yield engine
     engine.close()

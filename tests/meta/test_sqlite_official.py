@@ -97,7 +97,7 @@ def grow_tree(engine: SqliteEngine, layout: Layout, bucket: Path) -> None:
         store(engine, layout, bucket, inode, slice_id=inode)
     engine.write(lambda tx: truncate(tx, CTX, 6, 5000))
     engine.write(lambda tx: truncate(tx, CTX, 6, 5))
-    engine.write(lambda tx: set_xattr(tx, 5, "user.k", b"v\xff"))
+    engine.write(lambda tx: set_xattr(tx, CTX, 5, "user.k", b"v\xff"))
     engine.write(lambda tx: tree.link(tx, CTX, 8, 3, b"second"))
     engine.write(lambda tx: rename(tx, CTX, (2, b"deep"), (3, b"deep")))
     exchange = RenameMode.EXCHANGE

@@ -1,8 +1,8 @@
 """Random operations on the tree, on every engine, against dictionaries.
 
 After each step every path is what the model says, and the rows agree among themselves:
-totals and usage rows with a recount, link counts with entries, types of entries with nodes,
-references with slice records.
+totals, usage rows, quotas and owners with a recount, link counts with entries, types of
+entries with nodes, references with slice records.
 """
 
 from __future__ import annotations
@@ -22,18 +22,28 @@ from juicecache.meta.context import Context
 from juicecache.meta.engine import Engine, Transaction
 from juicecache.meta.engines.memory import MemoryEngine
 from juicecache.meta.files import WholeFile, commit_files
+from juicecache.meta.quota import count_owned
 from juicecache.meta.remove import remove_below, rmdir, unlink
 from juicecache.meta.rename import RenameMode, rename
-from juicecache.meta.rows import DeletedFile, DirStats, Edge, Symlink, Xattr
+from juicecache.meta.rows import (
+    DeletedFile,
+    DirQuota,
+    DirStats,
+    Edge,
+    Symlink,
+    UserGroupQuota,
+    Xattr,
+)
 from juicecache.meta.trash import hourly_directory
 from juicecache.meta.tree import AttrChange, NewNode
 from juicecache.meta.xattr import list_xattr, set_xattr
 from juicecache.model.attr import ROOT_INODE, TRASH_INODE, Attr, NodeType, in_trash
 from juicecache.model.slices import SliceRecord
-from juicecache.testing.machines import OnSqlite, assert_references_counted
+from juicecache.testing.machines import OnEngine, assert_references_counted
 from juicecache.testing.tree_model import Names, Node, TreeModel
 
 CTX = Context(10**18, 0, 0, 0o022, dir_stats=True, capacity_bytes=0, inodes_max=0)
+CTX = CTX._replace(user_group=True)
 
 NOWHERE = b"nowhere"
 """Target of every symbolic link: there is no such name."""
@@ -238,8 +248,25 @@ class Tree(RuleBasedStateMachine):
         if node is not None:
             change = AttrChange(mode=mode)
             self.engine.write(lambda tx: tree.set_attr(tx, self.ctx, node.inode, change))
-            self.engine.write(lambda tx: set_xattr(tx, node.inode, "user.x", text))
+            self.engine.write(lambda tx: set_xattr(tx, self.ctx, node.inode, "user.x", text))
             node.mode, node.xattrs["user.x"] = mode, text
+
+    @rule(path=places, uid=st.integers(0, 2), gid=st.integers(0, 2))
+    def change_owner(self, path, uid, gid):
+        node = self.model.paths().get(self.path(path))
+        if node is not None:
+            change = AttrChange(mode=node.mode, uid=uid, gid=gid)
+            self.engine.write(lambda tx: tree.set_attr(tx, self.ctx, node.inode, change))
+
+    @rule(path=places)
+    def set_quota(self, path):
+        """Let a directory count what is below it, from now on."""
+        node = self.model.paths().get(self.path(path))
+        if node is None or not node.is_directory:
+            return
+        counted = usage.count_below(self.engine.read, node.inode)
+        self.engine.write(lambda tx: tx.put(DirQuota(node.inode, -1, -1, *counted)))
+        self.ctx = self.ctx._replace(quotas=self.ctx.quotas | {node.inode})
 
     @rule(path=places)
     def remove_tree(self, path):
@@ -320,6 +347,19 @@ class Tree(RuleBasedStateMachine):
             assert row == counted
 
     @invariant()
+    def quotas_are_a_recount(self):
+        for row in self.engine.read(lambda tx: list(tx.scan(DirQuota))):
+            counted = usage.count_below(self.engine.read, row.inode)
+            assert (row.used_space, row.used_inodes) == counted
+        owned = {
+            (row.kind, row.id): (row.used_space, row.used_inodes)
+            for row in self.engine.read(lambda tx: list(tx.scan(UserGroupQuota)))
+        }
+        counted = count_owned(self.engine)
+        assert owned == {key: counted.get(key, (0, 0)) for key in owned}
+        assert counted.keys() <= owned.keys()
+
+    @invariant()
     def entries_and_nodes_agree(self):
         edges = self.engine.read(lambda tx: list(tx.scan(Edge)))
         attrs = {attr.inode: attr for attr in self.engine.read(lambda tx: list(tx.scan(Attr)))}
@@ -353,11 +393,19 @@ class Tree(RuleBasedStateMachine):
         assert_references_counted(self.engine)
 
 
-class SqliteTree(OnSqlite, Tree):
+class SqliteTree(OnEngine, Tree):
     """The same on SQLite."""
+
+
+class RedisTree(OnEngine, Tree):
+    """The same on Redis."""
+
+    kind = "redis"
 
 
 TestMemory = Tree.TestCase
 TestMemory.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestSqlite = SqliteTree.TestCase
 TestSqlite.settings = settings(max_examples=10, stateful_step_count=25, deadline=None)
+TestRedis = RedisTree.TestCase
+TestRedis.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)

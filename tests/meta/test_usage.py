@@ -62,7 +62,7 @@ def test_a_ledger_writes_each_row_once(engine):
         ledger = Ledger()
         for _ in range(3):
             ledger.enter(ROOT_INODE, attr)
-            ledger.volume(attr.space, 1)
+            ledger.volume(attr, attr.space, 1)
             ledger.touch(ROOT_INODE, nlink=1)
         ledger.leave(ROOT_INODE, attr)
         ledger.settle(tx, CTX)

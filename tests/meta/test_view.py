@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from juicecache.meta import view as view_module
 from juicecache.meta.engine import Listed
 from juicecache.meta.rows import Counter
@@ -20,6 +22,8 @@ def change(engine) -> None:
 
 
 def test_attributes_are_fresh_until_anything_changes(engine):
+    if engine.stamp() is None:
+        pytest.skip("this engine has no stamp")
     view = View(engine)
     view.fresh(0).keep("/file", FILE)
     assert view.fresh(0).attrs == {"/file": FILE}

@@ -13,7 +13,6 @@ from juicecache.errors import (
     FileError,
     InvalidNameError,
     NoAttributeError,
-    UnsupportedError,
 )
 from juicecache.meta import tree
 from juicecache.meta.context import Context
@@ -42,7 +41,7 @@ def volume(engine):
 
 
 def put(engine, name="user.x", value=b"v", inode=FILE, mode=XattrMode.ANY):
-    engine.write(lambda tx: set_xattr(tx, inode, name, value, mode=mode))
+    engine.write(lambda tx: set_xattr(tx, CTX, inode, name, value, mode=mode))
 
 
 def get(engine, name="user.x", inode=FILE) -> bytes:
@@ -50,7 +49,7 @@ def get(engine, name="user.x", inode=FILE) -> bytes:
 
 
 def remove(engine, name="user.x", inode=FILE):
-    engine.write(lambda tx: remove_xattr(tx, inode, name))
+    engine.write(lambda tx: remove_xattr(tx, CTX, inode, name))
 
 
 def listed(engine, inode=FILE) -> list[str]:
@@ -111,12 +110,10 @@ def test_bad_names(volume, name):
         get(volume, name)
 
 
-def test_limits_and_acls(volume):
+def test_limits(volume):
     with pytest.raises(FileError) as caught:
         put(volume, value=bytes(VALUE_BYTES_MAX + 1))
     assert caught.value.errno == errno.E2BIG
-    with pytest.raises(UnsupportedError):
-        put(volume, "system.posix_acl_access")
 
 
 def test_what_is_frozen_or_in_the_trash_keeps_its_attributes(volume):

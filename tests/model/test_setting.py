@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from juicecache.errors import ConfigError, VolumeFormatError
-from juicecache.model.setting import REMOVED, Setting
+from juicecache.model.setting import REMOVED, Setting, with_owners_counted
 
 UUID = "5dba350c-d47f-4300-93a6-71cdb32c57e2"
 REAL = """{
@@ -248,19 +248,22 @@ def test_a_newer_layout_is_refused() -> None:
         Setting.parse(record(MinClientVersion="one")).check_open()
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"ChangeLog": True}, "change log"),
-        ({"EnableACL": True}, "ACL"),
-        ({"UserGroupQuota": True}, "users and groups"),
-        ({"EncryptKey": "pem", "EncryptAlgo": "sm4gcm", "KeyEncrypted": False}, "sm4gcm"),
-    ],
-)
-def test_what_we_do_not_maintain_forbids_writing(changes: dict[str, object], says: str) -> None:
-    setting = Setting.parse(record(**changes))
+@pytest.mark.parametrize("feature", ["ChangeLog", "EnableACL", "UserGroupQuota", "DirStats"])
+def test_every_feature_is_kept(feature: str) -> None:
+    assert Setting.parse(record(**{feature: True})).write_obstacle() is None
+
+
+def test_an_encryption_that_we_cannot_do_forbids_writing() -> None:
+    setting = Setting.parse(record(EncryptKey="pem", EncryptAlgo="sm4gcm", KeyEncrypted=False))
     setting.check_open()
-    assert says in (setting.write_obstacle() or "")
+    assert "sm4gcm" in (setting.write_obstacle() or "")
+
+
+def test_usage_of_owners_is_switched_on_in_a_record_of_any_kind() -> None:
+    text = record(Unknown={"kept": [1, None]}, EncryptAlgo="sm4gcm", SecretKey="sealed")
+    changed = with_owners_counted(text)
+    assert json.loads(changed) == json.loads(text) | {"UserGroupQuota": True}
+    assert with_owners_counted(changed) == changed
 
 
 def test_storage_class_of_old_and_new_volumes() -> None:

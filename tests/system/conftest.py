@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from juicecache.testing.engines import SHARED_KINDS
 from juicecache.testing.official import SharedVolume
 from juicecache.testing.servers import juicefs_binary
 
 
-@pytest.fixture
-def shared(tmp_path: Path) -> SharedVolume:
+@pytest.fixture(params=SHARED_KINDS)
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> SharedVolume:
     """A volume that is still to be formatted."""
     juicefs_binary()
     if os.getuid() != 0:
         pytest.skip("mounting needs root")
-    return SharedVolume(tmp_path)
+    return SharedVolume(tmp_path, engine=request.param)
 
 
 @pytest.fixture(scope="session")

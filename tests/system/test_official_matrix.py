@@ -6,6 +6,7 @@ The configurations are pairwise: each value of one choice meets each value of an
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,11 +195,10 @@ def test_a_dump_of_what_we_wrote_loads(volume: SharedVolume) -> None:
         before = {path: len(entries) for path, entries in ours.walk("/")}
     dump = volume.folder / "dump.json"
     volume.run("dump", "--keep-secret-key", volume.meta, str(dump))
-    volume.database.rename(volume.folder / "old.db")
-    for suffix in ("-wal", "-shm"):
-        Path(f"{volume.database}{suffix}").unlink(missing_ok=True)
-    volume.run("load", volume.meta, str(dump))
-    with volume.open() as ours:
+    (volume.folder / "loaded").mkdir()
+    loaded = replace(volume, folder=volume.folder / "loaded")
+    loaded.run("load", loaded.meta, str(dump))
+    with loaded.open() as ours:
         assert {path: len(entries) for path, entries in ours.walk("/")} == before
         assert ours.read_file("/ours/text") == compressible(600_000, 1)
-    assert_clean(volume.meta)
+    assert_clean(loaded.meta, volume.environment)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from juicecache.meta.rows import Chunk, Counter, Row, Session, Sustained
+from juicecache.model.attr import Attr
 from juicecache.testing.official import SharedVolume, assert_same
 from juicecache.testing.oracle import assert_clean, leaked
+from juicecache.volume.parts import open_engine
 from juicecache.volume.volume import Volume
 
 pytestmark = pytest.mark.service
@@ -24,9 +27,9 @@ TOGETHER_S = 2.0
 KIB = 1024
 
 
-def rows(volume: SharedVolume, query: str) -> list[tuple]:
-    with closing(sqlite3.connect(volume.database)) as raw:
-        return raw.execute(query).fetchall()
+def rows(volume: SharedVolume, table: type[Row]) -> list[Any]:
+    with closing(open_engine(volume.meta, read_only=True)) as engine:
+        return engine.read(lambda tx: list(tx.scan(table)))
 
 
 class Writer(threading.Thread):
@@ -144,11 +147,9 @@ def test_our_sums_are_exact_under_contention(shared: SharedVolume) -> None:
         writers = [OurWriter(one, "/a"), OurWriter(other, "/b"), OurWriter(other, "/c")]
         for writer in writers:
             writer.start()
-        with closing(sqlite3.connect(shared.database, isolation_level=None)) as raw:
+        with closing(open_engine(shared.meta, read_only=False)) as engine:
             while any(writer.is_alive() for writer in writers):
-                raw.execute("BEGIN IMMEDIATE")
-                raw.execute("UPDATE jfs_counter SET value = value + 1 WHERE name = 'nextChunk'")
-                raw.execute("COMMIT")
+                engine.write(lambda tx: tx.add(Counter, "nextChunk", value=1))
                 time.sleep(0.002)  # the lock is not fair
         for writer in writers:
             writer.join()
@@ -232,13 +233,13 @@ def test_what_we_hold_open_outlives_their_unlink_through_us(shared: SharedVolume
         with ours.open("/open") as file:
             ours.unlink("/open")
             assert not (point / "open").exists()
-            ((sid, inode),) = rows(shared, "SELECT sid, inode FROM jfs_sustained")
+            ((sid, inode),) = rows(shared, Sustained)
             assert f'"Sid": {sid}' in shared.run("status", shared.meta)
             assert file.read() == b"still here"
-        assert rows(shared, "SELECT * FROM jfs_sustained") == []
-        assert rows(shared, f"SELECT * FROM jfs_node WHERE inode = {inode}") == []
+        assert rows(shared, Sustained) == []
+        assert inode not in {attr.inode for attr in rows(shared, Attr)}
         ours.parts().cleaners.submit(lambda: None).result()
-    assert rows(shared, "SELECT * FROM jfs_session2") == []
+    assert rows(shared, Session) == []
     assert_clean(shared.meta)
 
 
@@ -283,14 +284,14 @@ sys.stdin.read()
     holder.wait()
     holder.stdout.close()
     holder.stdin.close()
-    with closing(sqlite3.connect(shared.database)) as raw:
-        raw.execute("UPDATE jfs_session2 SET expire = 1")
-        raw.commit()
+    (session,) = rows(shared, Session)
+    with closing(open_engine(shared.meta, read_only=False)) as engine:
+        engine.write(lambda tx: tx.put(session._replace(expire_s=1)))
     with shared.open() as ours:
         assert ours.gc().stale_sessions == 1
         assert ours.gc(delete=True, min_age_s=0).stale_sessions == 1
         assert ours.gc(min_age_s=0).objects == 0
-    assert rows(shared, "SELECT * FROM jfs_session2") == []
+    assert rows(shared, Session) == []
     assert_clean(shared.meta)
 
 
@@ -306,7 +307,7 @@ def test_their_compaction_under_our_open_handle(shared: SharedVolume, trash_days
         with ours.open("/file") as handle:
             assert handle.read(500) == expected[:500]
             shared.run("gc", "--compact", "--delete", shared.meta)
-            assert len(rows(shared, "SELECT * FROM jfs_chunk WHERE length(slices) = 24")) == 1
+            assert [len(chunk.slices) for chunk in rows(shared, Chunk)] == [24]
             assert handle.read() == expected[500:]
         assert ours.read_file("/file") == expected
     assert_clean(shared.meta)

@@ -24,13 +24,14 @@ from juicecache.errors import (
     ObjectDeniedError,
     ObjectError,
     ObjectNotFoundError,
+    QuotaExceededError,
     ReadOnlyVolumeError,
     VolumeFormatError,
 )
 from juicecache.meta.engines import sqlite_file
 from juicecache.meta.engines.memory import MemoryEngine
 from juicecache.meta.engines.sqlite import SqliteEngine
-from juicecache.meta.rows import DirQuota, Session, Sustained
+from juicecache.meta.rows import ChangeLine, DirQuota, Session, Sustained
 from juicecache.testing.processes import in_child
 from juicecache.volume.formatting import change_volume, format_volume
 from juicecache.volume.volume import Volume, open_volume
@@ -59,7 +60,7 @@ def rows(volume, table) -> list:
         ("oracle://host/1", "oracle"),
         ("sqlite3://", "sqlite3"),
         ("nowhere", "nowhere"),
-        ("redis://:pass-word@host:6379/1", "redis"),
+        ("redis://:pass-word@host:6379/x", "redis"),
     ],
 )
 def test_an_address_that_cannot_work_is_named(meta, words):
@@ -208,18 +209,10 @@ def test_the_root_is_not_removed_or_replaced(site):
 # ---------------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize(
-    ("members", "words"),
-    [
-        ({"EnableACL": True}, "ACL"),
-        ({"UserGroupQuota": True}, "users and groups"),
-        ({"ChangeLog": True}, "log"),
-    ],
-)
-def test_a_feature_that_we_do_not_keep_stops_writing_and_not_reading(site, members, words):
+def test_a_record_that_we_cannot_keep_stops_writing_and_not_reading(site):
     site.open().write_file("/file", b"x")
-    change_record(site, **members)
-    volume = site.open()
+    volume = Volume(site.meta, dataclasses.replace(site.options(), heartbeat_s=0.0))
+    change_record(site, EncryptKey="pem", EncryptAlgo="sm4gcm", KeyEncrypted=False)
     assert volume.read_file("/file") == b"x"
     for act in (
         lambda: volume.write_file("/new", b"x"),
@@ -229,29 +222,33 @@ def test_a_feature_that_we_do_not_keep_stops_writing_and_not_reading(site, membe
         lambda: volume.truncate("/file", 0),
         lambda: volume.make_directory("/d/e", parents=True),
     ):
-        with pytest.raises(ReadOnlyVolumeError, match=words):
+        with pytest.raises(ReadOnlyVolumeError, match="sm4gcm"):
             act()
+    volume.close()
     assert len(site.block_names()) == 1
 
 
-def test_a_directory_quota_stops_writing(site):
+def test_a_full_quota_stops_growth_and_names_the_path(site):
     volume = site.open()
-    volume.parts().engine.write(lambda tx: tx.put(DirQuota(1, 1 << 30, 0, 0, 0)))
-    with pytest.raises(ReadOnlyVolumeError, match="quota"):
-        volume.write_file("/new", b"x")
-    assert volume.list_directory("/") == []
+    volume.parts().engine.write(lambda tx: tx.put(DirQuota(1, 8192, 0, 0, 0)))
+    volume.write_file("/new", b"x")
+    with pytest.raises(QuotaExceededError, match="8192 bytes") as refused:
+        volume.write_file("/other", bytes(5000))
+    assert refused.value.filename == "/other"
+    assert [name for name, _ in volume.list_directory("/")] == ["new"]
+    volume.write_file("/new", b"y")
 
 
 def test_a_feature_switched_on_meanwhile_is_noticed_with_the_next_heartbeat(site):
     options = dataclasses.replace(site.options(), heartbeat_s=0.0)
     with Volume(site.meta, options) as volume:
         volume.write_file("/file", b"x")
-        change_record(site, EnableACL=True)
-        with pytest.raises(ReadOnlyVolumeError, match="ACL"):
-            volume.write_file("/file", b"y")
-        assert volume.read_file("/file") == b"x"
-        change_record(site, EnableACL=False)
+        change_record(site, ChangeLog=True)
+        volume.write_file("/file", b"y")
+        change_record(site, ChangeLog=False)
         volume.write_file("/file", b"z")
+        lines = volume.parts().engine.read(lambda tx: [row.text for row in tx.scan(ChangeLine)])
+        assert [line.split("|")[1][:5] for line in lines] == ["TRUNC", "WRITE"]
         change_record(site, UUID="3b241101-e2bb-4255-8caf-4136c566a962", Name="other")
         for act in (volume.list_directory, volume.stat, volume.summary):
             with pytest.raises(VolumeFormatError, match="another volume"):

@@ -18,9 +18,11 @@ from juicecache.meta.engine import (
     Add,
     AddRefs,
     Append,
+    Clear,
     Delete,
     Engine,
     Key,
+    Log,
     Put,
     RowT,
     Set,
@@ -30,6 +32,7 @@ from juicecache.meta.engine import (
 from juicecache.meta.rows import (
     ALL_TABLES,
     SETTING,
+    ChangeLine,
     Chunk,
     Counter,
     Edge,
@@ -180,12 +183,21 @@ class _Rows:
         undo: list[tuple[type, Key, Row | None]] = []
         try:
             for write in writes:
-                table, key, row = self._outcome(write)
-                undo.append((table, key, self.replace(table, key, row)))
+                for table, key, row in self._outcomes(write):
+                    undo.append((table, key, self.replace(table, key, row)))
         except BaseException:
             for table, key, row in reversed(undo):
                 self.replace(table, key, row)
             raise
+
+    def _outcomes(self, write: Write) -> list[tuple[type, Key, Row | None]]:
+        """Return the rows that ``write`` leaves under their keys."""
+        if isinstance(write, Clear):
+            partition = self.tables[write.table].get(write.partition)
+            return [
+                (write.table, key, None) for key in ([] if partition is None else partition.rows)
+            ]
+        return [self._outcome(write)]
 
     def _outcome(self, write: Write) -> tuple[type, Key, Row | None]:
         """Return the row that ``write`` leaves under its key."""
@@ -203,6 +215,11 @@ class _Rows:
             return Chunk, key, Chunk(write.inode, write.index, before + write.records)
         if isinstance(write, AddRefs):
             return self._with_refs(write)
+        if isinstance(write, Log):
+            lines = self.tables[ChangeLine].get(())
+            number = 1 if lines is None else cast("int", next(reversed(lines.rows))[0]) + 1
+            return ChangeLine, (number,), ChangeLine(number, write.text)
+        assert not isinstance(write, Clear)
         return self._changed(write)
 
     def _with_refs(self, write: AddRefs) -> tuple[type, Key, Row | None]:

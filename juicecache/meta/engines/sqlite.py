@@ -31,11 +31,13 @@ from juicecache.meta.engine import (
     Add,
     AddRefs,
     Append,
+    Clear,
     Delete,
     Engine,
     Found,
     Key,
     Listed,
+    Log,
     Put,
     RowT,
     Set,
@@ -261,11 +263,15 @@ class SqliteEngine(Engine):
             return (table.insert if write.new else table.put), write.row, False
         if isinstance(write, Delete):
             return sql.tables[write.table].remove, write.key, False
+        if isinstance(write, Clear):
+            return sql.tables[write.table].clear, write.partition, False
         if isinstance(write, Append):
             return sql.append, (write.inode, write.index, write.records), False
         if isinstance(write, AddRefs):
             text = sql.add_live_refs if write.alive else sql.add_refs
             return text, (write.delta, write.slice_id, write.size), write.alive
+        if isinstance(write, Log):
+            return sql.log, (write.text,), False
         is_add = isinstance(write, Add)
         changes = write.deltas if isinstance(write, Add) else write.fields
         if is_add and write.table is Counter:

@@ -14,6 +14,8 @@ from juicecache.errors import VolumeFormatError
 from juicecache.meta.engine import BULK_RECORDS_BYTES
 from juicecache.meta.rows import (
     ALL_TABLES,
+    Acl,
+    ChangeLine,
     Chunk,
     Counter,
     DelayedSlices,
@@ -32,6 +34,7 @@ from juicecache.meta.rows import (
     SliceRef,
     Sustained,
     Symlink,
+    UserGroupQuota,
     Xattr,
 )
 from juicecache.model.attr import ROOT_INODE, Attr, NodeType
@@ -145,6 +148,18 @@ _MAPPINGS: dict[type, Mapping] = {
     DirQuota: Mapping(
         "dir_quota", ("inode", "max_space", "max_inodes", "used_space", "used_inodes")
     ),
+    UserGroupQuota: Mapping(
+        "user_group_quota",
+        ("qtype", "qkey", "max_space", "max_inodes", "used_space", "used_inodes"),
+    ),
+    Acl: Mapping(
+        "acl",
+        (
+            *("id", "owner:null", "`group`:null", "mask:null", "other:null"),
+            *("named_users:blob", "named_groups:blob"),
+        ),
+    ),
+    ChangeLine: Mapping("change_log", ("id", "entry")),
     DetachedNode: Mapping("detached_node", ("inode", "added")),
     Flock: Mapping("flock", ("inode", "sid", "owner", "ltype")),
     Plock: Mapping("plock", ("inode", "sid", "owner", "records:blob")),
@@ -194,6 +209,9 @@ class TableStatements:
         self._select = f"SELECT {self.select()} FROM {self.name}"
         self.get = f"{self._select} WHERE {match}"
         self.remove = f"DELETE FROM {self.name} WHERE {match}"
+        count = ALL_TABLES[row_class].partition
+        partition = " AND ".join(f"{column} = ?" for column in self._keys[:count])
+        self.clear = f"DELETE FROM {self.name} WHERE {partition or '0'}"
         stored = [part for at, c in enumerate(mapping.columns, 1) for part in _stored(c, f"?{at}")]
         names = ", ".join(name for name, _ in stored)
         values = ", ".join(value for _, value in stored)
@@ -315,6 +333,7 @@ class Statements:
         )
         self.add_refs = f"UPDATE {reference} SET refs = refs + ? WHERE chunkid = ? AND size = ?"
         self.add_live_refs = f"{self.add_refs} AND refs > 0"
+        self.log = f"INSERT INTO {tables[ChangeLine].name} (entry) VALUES (?)"
         self.creation = [_table_text(prefix, table) for table in TABLE_COLUMNS] + [
             f"CREATE {'UNIQUE ' if kind == 'UQE' else ''}INDEX IF NOT EXISTS"
             f" `{kind}_{prefix}{table}_{name}` ON `{prefix}{table}` ({columns})"

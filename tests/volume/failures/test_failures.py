@@ -16,9 +16,11 @@ from juicecache.errors import (
     ClosedError,
     ConfigError,
     CorruptBlockError,
+    EngineUnavailableError,
     InvalidNameError,
     ObjectDeniedError,
     ObjectNotFoundError,
+    QuotaExceededError,
     ReadOnlyVolumeError,
     VolumeFormatError,
 )
@@ -44,10 +46,17 @@ def objects(tmp_path: Path) -> list[Path]:
     return sorted(p for p in (tmp_path / "store").rglob("*_*_*") if p.is_file())
 
 
-@pytest.mark.parametrize("address", ["nonsense://x", "sqlite3://", "redis://127.0.0.1:1/0"])
+@pytest.mark.parametrize("address", ["nonsense://x", "sqlite3://", "redis://h/x"])
 def test_an_address_that_no_engine_serves(address):
     with pytest.raises(ConfigError):
         juicecache.open_volume(address)
+
+
+@pytest.mark.parametrize("address", ["redis://:secret@127.0.0.1:1/0"])
+def test_a_server_that_does_not_answer(address):
+    with pytest.raises(EngineUnavailableError, match=r"127\.0\.0\.1:1.* does not answer") as caught:
+        juicecache.open_volume(address)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_database_that_was_never_formatted(tmp_path):
@@ -125,33 +134,23 @@ def test_a_database_that_cannot_be_written(open_volume, tmp_path):
     engine.close()
 
 
-@pytest.mark.parametrize(
-    ("member", "named"),
-    [("ChangeLog", "change log"), ("EnableACL", "ACL"), ("UserGroupQuota", "users and groups")],
-)
-def test_features_that_we_do_not_maintain(open_volume, meta, member, named):
-    open_volume().write_file("/a", b"x")
-    change_record(meta, **{member: True})
-    volume = open_volume()
-    assert volume.read_file("/a") == b"x"
-    with pytest.raises(ReadOnlyVolumeError, match=named):
-        volume.write_file("/b", b"")
-
-
 def test_a_directory_quota(open_volume, meta):
     with rows(meta) as database:
-        database.execute("INSERT INTO jfs_dir_quota VALUES (1, 0, 0, 0, 0)")
-    with pytest.raises(ReadOnlyVolumeError, match="directory quotas"):
-        open_volume().write_file("/b", b"")
+        database.execute("INSERT INTO jfs_dir_quota VALUES (1, 0, 1, 0, 0)")
+    volume = open_volume()
+    volume.write_file("/a", b"")
+    with pytest.raises(QuotaExceededError, match="the quota of directory inode 1, 1 inodes"):
+        volume.write_file("/b", b"")
 
 
-def test_a_feature_that_is_switched_on_meanwhile(open_volume, meta):
+def test_an_encryption_that_is_switched_on_meanwhile(open_volume, meta):
     volume = open_volume(heartbeat=1)
     volume.write_file("/a", b"x")
-    change_record(meta, ChangeLog=True)
-    volume.parts().meta.gate._due_s = 0.0  # a heartbeat later
-    with pytest.raises(ReadOnlyVolumeError, match="change log"):
+    change_record(meta, EncryptKey="pem", EncryptAlgo="sm4gcm", KeyEncrypted=False)
+    volume.parts().meta.gate.refresh()  # a heartbeat later
+    with pytest.raises(ReadOnlyVolumeError, match=r"writing is refused: .* sm4gcm"):
         volume.write_file("/b", b"")
+    assert volume.read_file("/a") == b"x"
 
 
 def test_a_closed_volume(open_volume):

@@ -1,0 +1,513 @@
+"""Metadata in Redis, in the keys of the format, shared with official clients anywhere.
+
+Laws:
+
+* A transaction reads with plain commands and remembers what it relied on; one script checks that
+  nothing of it has changed and applies all writes. Nobody is locked, nobody waits.
+* What is checked is what SQL engines lock: rows read with ``lock``, entries, and whether something
+  is empty. What others change all the time, as a directory's times, is no conflict.
+* A transaction that reads in several round trips sees each of them as it was then; attributes are
+  read before slice lists, so that a list is never older than the attributes it is kept under.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar, cast
+
+from juicecache.addresses import MetaAddress
+from juicecache.errors import ConflictError, ReadOnlyVolumeError
+from juicecache.forks import survive_fork
+from juicecache.meta.engine import (
+    BULK_RECORDS_BYTES,
+    Engine,
+    Found,
+    Key,
+    Listed,
+    RowT,
+    Transaction,
+    Want,
+)
+from juicecache.meta.engines import redis_client_rows, redis_rows, redis_usage_rows
+from juicecache.meta.engines.redis_codec import (
+    Codec,
+    Command,
+    pairs,
+    unpack_attr,
+    unpack_edge,
+)
+from juicecache.meta.engines.redis_commit import Commit
+from juicecache.meta.engines.redis_link import MovedError, RedisLink
+from juicecache.meta.engines.redis_rows import deleted_member
+from juicecache.meta.engines.redis_scripts import COMMIT, FIND, script_argument
+from juicecache.meta.rows import (
+    ALL_TABLES,
+    SETTING,
+    Chunk,
+    DeletedFile,
+    Edge,
+    Record,
+    Row,
+    key_of,
+)
+from juicecache.model.attr import ROOT_INODE, Attr, NodeType
+from juicecache.model.layout import CHUNK_BYTES
+from juicecache.model.slices import RECORD_BYTES
+
+T = TypeVar("T")
+
+_CODECS = redis_rows.CODECS | redis_client_rows.CODECS | redis_usage_rows.CODECS
+_FIND, _COMMIT = FIND.encode(), COMMIT.encode()
+_FIND_SHA, _COMMIT_SHA = (
+    hashlib.sha1(script, usedforsecurity=False).hexdigest().encode() for script in (_FIND, _COMMIT)
+)
+_OUTAGE_S = 15.0
+"""A server that was there is waited for: a restart, or a failover, takes some seconds."""
+_KEYS_BATCH = 5000
+"""Rows asked for at once: some megabytes, and no long pause of the server for others."""
+_PATHS_BATCH = 500
+"""Paths that one script follows: a few milliseconds in which the server does nothing else."""
+_CHUNKS_BATCH = 256
+_CHUNKS_BEYOND = 16
+"""Chunks looked for behind the end of a file: one that was cut keeps those it had."""
+_LENGTHS_MAX = 10_000
+_OWN = "juicecacheTables"
+
+
+class RedisEngine(Engine):
+    """The keys of one volume in a database of Redis.
+
+    Parameters
+    ----------
+    address
+        ``redis`` or ``rediss``: a server, servers of a cluster, or a master's name and sentinels.
+    read_only
+        Refuse writes.
+
+    Raises
+    ------
+    ConfigError
+        The driver is missing, or the address has an unknown option.
+    """
+
+    def __init__(self, address: MetaAddress, *, read_only: bool = False) -> None:
+        self.read_only = read_only
+        self._link = RedisLink(address, (_FIND, _COMMIT))
+        self._known_codecs: dict[type, Codec] | None = None
+        self._lengths: dict[int, int] = {}
+        """Lengths of removed files, which are part of their key."""
+        survive_fork(self)
+
+    def attempt(self, body: Callable[[Transaction], T], *, writable: bool) -> T:
+        """Run ``body`` once, with an outage waited for, and commit its writes."""
+        deadline = time.monotonic() + _OUTAGE_S
+        while True:
+            try:
+                return self._once(body, writable=writable)
+            except (ConnectionError, MovedError) as error:
+                self._link.drop_idle()
+                if not self._link.was_up or time.monotonic() >= deadline:
+                    raise self._link.lost(error) from error
+            time.sleep(random.uniform(0.02, 0.2))
+
+    def _once(self, body: Callable[[Transaction], T], *, writable: bool) -> T:
+        connection = self._link.take()
+        sound = False
+        try:
+            tx = _RedisTransaction(
+                self._codecs(), lambda commands: self._link.ask(connection, commands), self._lengths
+            )
+            result = body(tx)
+            if tx.writes and not writable:
+                raise RuntimeError("a read transaction made writes: use Engine.write")
+            if tx.writes:
+                self._commit(connection, tx)
+            sound = True
+        except ConnectionError:
+            raise
+        except Exception:
+            sound = True
+            raise
+        finally:
+            self._link.give_back(connection, sound=sound)
+        return result
+
+    def _codecs(self) -> dict[type, Codec]:
+        """Return what keeps each row class; called once the prefix of keys is known."""
+        if self._known_codecs is None:
+            self._known_codecs = {
+                table: codec(self._link.prefix) for table, codec in _CODECS.items()
+            }
+        return self._known_codecs
+
+    def _commit(self, connection: Any, tx: _RedisTransaction) -> None:
+        payload = tx.payload()
+        command = (b"EVALSHA", _COMMIT_SHA, 1, tx.route, self._link.prefix, payload)
+        try:
+            (differs,) = self._link.ask(connection, [command])
+        except ConnectionError as error:
+            raise self._link.unknown(error) from error
+        if differs is not None:
+            raise ConflictError(differs.decode("utf-8", "replace"))
+
+    def stamp(self) -> None:
+        """Return None: nothing tells without a round trip whether something changed."""
+
+    def sweep(self, table: type[RowT], *, page: int) -> Iterator[list[RowT]]:
+        """Iterate over all rows by a cursor of the server; see `Engine.sweep`."""
+        cursor = b"0"
+        while True:
+
+            def body(tx: Transaction, cursor: bytes = cursor) -> tuple[bytes, list[RowT]]:
+                return cast("_RedisTransaction", tx).page(table, cursor, page)
+
+            cursor, rows = self.read(body)
+            if rows:
+                yield rows
+            if cursor == b"0":
+                return
+
+    def prepare(self) -> None:
+        """Check that the database may be written; it needs no tables."""
+        if self.read_only:
+            raise ReadOnlyVolumeError(self.describe(), "the metadata database is read-only")
+
+    def prepare_own(self) -> None:
+        """Note that our own keys are in use."""
+        self.prepare()
+        self.attempt(lambda tx: cast("_RedisTransaction", tx).own_tables(make=True), writable=False)
+
+    def setting(self) -> str | None:
+        """Return the text of the setting record; None where the database holds no volume."""
+        row = self.read(lambda tx: tx.get(Record, SETTING))
+        return None if row is None else row.text
+
+    def put_setting(self, text: str) -> None:
+        """Write the setting record."""
+        self.write(lambda tx: tx.put(Record(SETTING, text)))
+
+    def describe(self) -> str:
+        """Return the address without user and password."""
+        return self._link.describe()
+
+    def close(self) -> None:
+        """Close this process's connections; a transaction under way finishes first."""
+        self._link.close()
+
+    def before_fork(self) -> None:
+        """Do nothing: a transaction of another thread goes on in the parent alone."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Open new connections in the child."""
+        if in_child:
+            self._link.forget()
+
+
+class _RedisTransaction(Transaction):
+    """Reads of one transaction, and what its commit must check."""
+
+    implies_references = True
+
+    def __init__(
+        self,
+        codecs: dict[type, Codec],
+        ask: Callable[[Sequence[Command]], list[Any]],
+        lengths: dict[int, int],
+    ) -> None:
+        super().__init__()
+        self.ask = ask
+        self._codecs = codecs
+        self._lengths = lengths
+        self._ready: dict[Command, Any] = {}
+        """Replies to commands that will be asked."""
+        self._followed: dict[tuple[bytes, ...], tuple[Attr | None, int, int]] = {}
+        """Where paths from the root lead, of which that is known."""
+        self._checks: list[tuple[str, Any, str, Command]] = []
+        self._seen: dict[tuple[type, Key], Row | None] = {}
+        self.route = codecs[Record].name("setting")
+
+    def payload(self) -> bytes:
+        """Return checks and writes for the commit script."""
+        commit = Commit(self._codecs, self._seen, self._locate)
+        for check in self._checks:
+            commit.expect(*check)
+        commit.add(self.writes)
+        for write in self.writes:
+            row = getattr(write, "row", None)
+            if isinstance(row, DeletedFile):
+                self._remember_length(row)
+        return script_argument([commit.checks, commit.writes])
+
+    # Rows by key.
+
+    def expect(self, *wanted: Want) -> None:
+        commands: list[Command] = []
+        for want in wanted:
+            if want.table not in redis_rows.FOUND_BY_ALL:
+                commands += self._codecs[want.table].reads(want.key)
+        unknown = [command for command in commands if command not in self._ready]
+        if unknown:
+            self._ready |= zip(unknown, self.ask(unknown), strict=True)
+
+    def _replies(self, commands: list[Command]) -> list[Any]:
+        if self._ready and all(command in self._ready for command in commands):
+            return [self._ready[command] for command in commands]
+        return self.ask(commands)
+
+    def get(self, table: type[RowT], *key: int | str | bytes, lock: bool = False) -> RowT | None:
+        codec = self._codecs[table]
+        if table in redis_rows.FOUND_BY_ALL:
+            return cast("RowT | None", self._locate(table, key))
+        commands = codec.reads(key)
+        replies = self._replies(commands)
+        row = codec.decode(key, replies)
+        if lock or table is Edge:
+            self._rely(table, key, row, commands, replies)
+        return cast("RowT | None", row)
+
+    def _rely(
+        self, table: type, key: Key, row: Row | None, commands: list[Command], replies: list[Any]
+    ) -> None:
+        """Note that the commit depends on a row being as it was read."""
+        self._seen[table, key] = row
+        mode = "directory" if isinstance(row, Attr) and row.is_directory else "="
+        what = f"{table.__name__} {key} has changed"
+        for command, reply in zip(commands, replies, strict=True):
+            self._checks.append((mode, reply, what, command))
+
+    def _locate(self, table: type, key: Key) -> Row | None:
+        """Find a row whose key in Redis holds more than ours."""
+        codec = self._codecs[table]
+        if table is DeletedFile:
+            (inode,) = cast("tuple[int]", key)
+            length = self._lengths.get(inode)
+            if length is not None:
+                member = deleted_member(inode, length)
+                (score,) = self.ask([(b"ZSCORE", codec.name("delfiles"), member)])
+                if score is not None:
+                    return DeletedFile(inode, length, int(float(score)))
+        rows = codec.decode_all((), self.ask(codec.all_reads(())))
+        return next((row for row in rows if key_of(row) == key), None)
+
+    def _remember_length(self, row: DeletedFile) -> None:
+        while len(self._lengths) >= _LENGTHS_MAX:
+            self._lengths.pop(next(iter(self._lengths), 0), None)
+        self._lengths[row.inode] = row.length
+
+    def get_many(self, table: type[RowT], keys: Sequence[Key]) -> list[RowT | None]:
+        codec = self._codecs[table]
+        rows: list[RowT | None] = []
+        for first in range(0, len(keys), _KEYS_BATCH):
+            batch = keys[first : first + _KEYS_BATCH]
+            reads = [codec.reads(key) for key in batch]
+            replies = iter(self._replies([command for commands in reads for command in commands]))
+            for key, commands in zip(batch, reads, strict=True):
+                row = codec.decode(key, [next(replies) for _ in commands])
+                rows.append(cast("RowT | None", row))
+        return rows
+
+    # Rows of a partition.
+
+    def scan(
+        self,
+        table: type[RowT],
+        *partition: int | str | bytes,
+        after: Key | None = None,
+        limit: int | None = None,
+    ) -> Iterator[RowT]:
+        assert len(partition) in (0, ALL_TABLES[table].partition), partition
+        if table is Chunk and partition:
+            (inode,) = partition
+            start = 0 if after is None else cast("int", after[0]) + 1
+            return cast("Iterator[RowT]", islice(self._chunks(cast("int", inode), start), limit))
+        rows = sorted(self._all(table, partition), key=key_of)
+        if after is not None:
+            behind = (*partition, *after)
+            rows = [row for row in rows if key_of(row) > behind]
+        return cast("Iterator[RowT]", self._relied(islice(rows, limit)))
+
+    def _relied(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """Yield rows; the commit depends on entries of which a transaction knows."""
+        codec = self._codecs[Edge]
+        for row in rows:
+            if isinstance(row, Edge):
+                key = key_of(row)
+                value = codec.puts(row)[0][3]
+                self._rely(Edge, key, row, codec.reads(key), [value])
+            elif isinstance(row, DeletedFile):
+                self._remember_length(row)
+            yield row
+
+    def _all(self, table: type, partition: Key) -> list[Row]:
+        codec = self._codecs[table]
+        if partition or not codec.pattern:
+            return list(codec.decode_all(partition, self.ask(codec.all_reads(partition))))
+        rows: list[Row] = []
+        cursor = b""
+        while cursor != b"0":
+            cursor, page = self.page(table, cursor or b"0", _KEYS_BATCH)
+            rows += page
+        return list({key_of(row): row for row in rows}.values())
+
+    def page(self, table: type, cursor: bytes, size: int) -> tuple[bytes, list[Any]]:
+        """Return some rows of a class, and where the server goes on; ``0`` begins and ends."""
+        codec = self._codecs[table]
+        if not codec.pattern:
+            reads = codec.all_reads(())
+            if reads[0][0] == b"HGETALL" and len(reads) == 1:
+                ((cursor, reply),) = self.ask([(b"HSCAN", reads[0][1], cursor, b"COUNT", size)])
+                return cursor, list(codec.decode_all((), [reply]))
+            return b"0", list(codec.decode_all((), self.ask(reads)))
+        pattern = codec.name("") + codec.pattern
+        ((cursor, names),) = self.ask([(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", size)])
+        cut = len(codec.name(""))
+        keys = [codec.partition_of(name[cut:]) for name in names]
+        whole = len(ALL_TABLES[table].key)
+        if keys and len(keys[0]) == whole:
+            return cursor, [row for row in self.get_many(table, keys) if row is not None]
+        replies = self.ask([command for key in keys for command in codec.all_reads(key)])
+        found = zip(keys, replies, strict=True)
+        return cursor, [row for key, reply in found for row in codec.decode_all(key, [reply])]
+
+    def _chunks(self, inode: int, start: int) -> Iterator[Chunk]:
+        """Iterate over the chunks of a file; nothing lists them, so they are looked for."""
+        attr = self.get(Attr, inode)
+        length = self._lengths.get(inode, 0) if attr is None else attr.length
+        stop = -(-length // CHUNK_BYTES) + _CHUNKS_BEYOND
+        while start < stop:
+            indices = range(start, min(stop, start + _CHUNKS_BATCH))
+            rows = self.get_many(Chunk, [(inode, index) for index in indices])
+            found = [row for row in rows if row is not None]
+            yield from found
+            start = indices.stop
+            if found:
+                stop = max(stop, found[-1].index + 1 + _CHUNKS_BEYOND)
+
+    def exists(self, table: type[Row], *partition: int | str | bytes) -> bool:
+        if table is Edge and partition:
+            command = (b"EXISTS", self._codecs[Edge].at("d", *partition))
+            (reply,) = self.ask([command])
+            what = f"Edge {partition} came or went"
+            self._checks.append(("=", reply, what, command))
+            return bool(reply)
+        return super().exists(table, *partition)
+
+    def new_number(self, table: type[Row]) -> int:
+        # Numbers that are taken and not used are lost, as everywhere.
+        (number,) = self.ask([(b"INCR", self._codecs[table].name("aclMaxId"))])
+        return int(number)
+
+    def has_own_tables(self) -> bool:
+        return self.own_tables(make=False)
+
+    def own_tables(self, *, make: bool) -> bool:
+        """Return whether our own keys are in use, which ``make`` lets be true from now on."""
+        key = self._codecs[Record].name(_OWN)
+        (reply,) = self.ask([(b"SET", key, 1) if make else (b"EXISTS", key)])
+        return bool(reply)
+
+    # Joins.
+
+    def lookup(self, parent: int, name: bytes) -> Attr | None:
+        attr, _, _ = self.follow(parent, [name])
+        return attr
+
+    def expect_path(self, names: Sequence[bytes]) -> None:
+        ((entry, value, _, _, count, holder, holder_value),) = self._run_find(
+            [[b"%d" % ROOT_INODE, *names]], b"0"
+        )
+        if count < len(names) - 1 or holder_value is None:
+            return
+        inode = int(holder)
+        self._ready[b"GET", self._codecs[Attr].at("i", inode)] = holder_value
+        found = entry if count == len(names) else None
+        self._ready[b"HGET", self._codecs[Edge].at("d", inode), names[-1]] = found
+        if found is not None:
+            child = unpack_edge(found)[1]
+            self._ready[b"GET", self._codecs[Attr].at("i", child)] = value
+        # The holder is a directory: nobody asks which one it is in itself.
+        self._followed[tuple(names[:-1])] = unpack_attr(inode, holder_value), 0, len(names) - 1
+
+    def follow(self, start: int, names: Sequence[bytes]) -> tuple[Attr | None, int, int]:
+        if start == ROOT_INODE and (known := self._followed.get(tuple(names))) is not None:
+            return known
+        ((entry, value, _, directory, count, _, _),) = self._run_find(
+            [[b"%d" % start, *names]], b"0"
+        )
+        attr = None if entry is None else unpack_attr(unpack_edge(entry)[1], value)
+        return attr, int(directory), count
+
+    def find(self, names: Sequence[bytes]) -> Found | None:
+        return self.find_many([names])[0]
+
+    def find_many(self, paths: Sequence[Sequence[bytes]]) -> list[Found | None]:
+        root = b"%d" % ROOT_INODE
+        found: list[Found | None] = []
+        for first in range(0, len(paths), _PATHS_BATCH):
+            batch = paths[first : first + _PATHS_BATCH]
+            replies = self._run_find([[root, *names] for names in batch], b"1")
+            for names, (entry, value, records, _, count, _, _) in zip(batch, replies, strict=True):
+                if entry is None or count < len(names):
+                    found.append(None)
+                else:
+                    found.append(Found(unpack_attr(unpack_edge(entry)[1], value), records))
+        return found
+
+    def _run_find(self, paths: list[list[bytes]], records: bytes) -> list[list[Any]]:
+        prefix, argument = self._codecs[Attr].name(""), script_argument(paths)
+        command = (b"EVALSHA", _FIND_SHA, 1, self.route, prefix, argument, records)
+        (replies,) = self.ask([command])
+        return cast("list[list[Any]]", replies)
+
+    def children(
+        self, parent: int, *, after: bytes = b"", limit: int | None = None
+    ) -> Iterator[tuple[bytes, Attr]]:
+        joined = (pair for batch in self._joined(parent, after, limit) for pair in batch)
+        return islice(joined, limit)
+
+    def _joined(
+        self, parent: int, after: bytes, limit: int | None
+    ) -> Iterator[list[tuple[bytes, Attr]]]:
+        """Iterate over batches of entries with their attributes, in name order."""
+        (reply,) = self.ask(self._codecs[Edge].all_reads((parent,)))
+        entries = sorted((name, value) for name, value in pairs(reply) if name > after)
+        codec = self._codecs[Attr]
+        size = _KEYS_BATCH if limit is None else min(_KEYS_BATCH, max(limit, 1))
+        for first in range(0, len(entries), size):
+            batch = [(name, unpack_edge(value)[1]) for name, value in entries[first : first + size]]
+            (values,) = self.ask([(b"MGET", *(codec.at("i", inode) for _, inode in batch))])
+            yield [
+                (name, unpack_attr(inode, value))
+                for (name, inode), value in zip(batch, values, strict=True)
+                if value is not None
+            ]
+
+    def listing(
+        self, parent: int, *, after: bytes = b"", limit: int | None = None
+    ) -> Iterator[Listed]:
+        listed = (one for batch in self._joined(parent, after, limit) for one in self._lists(batch))
+        return islice(listed, limit)
+
+    def _lists(self, batch: list[tuple[bytes, Attr]]) -> Iterator[Listed]:
+        """Iterate over entries with the slice lists of their first chunks."""
+        codec = self._codecs[Chunk]
+        last = BULK_RECORDS_BYTES // RECORD_BYTES
+        files = [attr.inode for _, attr in batch if attr.type == NodeType.FILE and attr.length]
+        replies = self.ask([(b"LRANGE", codec.at("c", inode, 0), 0, last) for inode in files])
+        lists = {
+            inode: None if len(reply) > last else b"".join(reply)
+            for inode, reply in zip(files, replies, strict=True)
+        }
+        for name, attr in batch:
+            yield Listed(name, attr, lists.get(attr.inode, b""))
+
+    def links(self, inode: int) -> dict[int, int]:
+        attr = self.get(Attr, inode)
+        if attr is not None and attr.parent:
+            return {attr.parent: 1}
+        (reply,) = self.ask([(b"HGETALL", self._codecs[Attr].at("p", inode))])
+        return {int(parent): int(count) for parent, count in pairs(reply) if int(count) > 0}

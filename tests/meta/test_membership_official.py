@@ -10,8 +10,8 @@ from contextlib import closing
 
 import pytest
 
+from juicecache.meta.engines.schema import OWN_TABLE_COLUMNS
 from juicecache.meta.engines.sqlite import SqliteEngine
-from juicecache.meta.engines.sqlite_schema import OWN_TABLE_COLUMNS
 from juicecache.meta.membership import Membership, group_names
 from juicecache.testing.official import SharedVolume, assert_same
 from juicecache.testing.oracle import assert_clean

@@ -44,8 +44,9 @@ from juicecache.meta.engine import (
     Transaction,
     Write,
 )
+from juicecache.meta.engines.schema import ADDED_COLUMNS, attr_of
 from juicecache.meta.engines.sqlite_file import BUSY_TIMEOUT_S, Connections, DatabaseFile
-from juicecache.meta.engines.sqlite_schema import ADDED_COLUMNS, Statements, attr_of
+from juicecache.meta.engines.sqlite_schema import Statements
 from juicecache.meta.rows import ALL_TABLES, OWN_TABLES, SETTING, Counter, Record
 from juicecache.model.attr import Attr
 

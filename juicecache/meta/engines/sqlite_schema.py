@@ -1,190 +1,45 @@
-"""Tables of a SQLite volume: their definitions, and every statement that is ever sent.
+"""Statements on the tables of a SQLite volume: every text that is ever sent.
 
-Law: one `Mapping` says how a row class stands in its table; statements are derived from it
-once per engine, so that SQLite sees few distinct texts and compiles each of them once.
-Units are converted in SQL: a database row already is the tuple of its row class.
+Law: statements are derived from ``schema`` once per engine, so that SQLite sees few distinct
+texts and compiles each of them once. Units are converted in SQL: a database row already is the
+tuple of its row class.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from juicecache.errors import VolumeFormatError
 from juicecache.meta.engine import BULK_RECORDS_BYTES
-from juicecache.meta.rows import (
-    ALL_TABLES,
-    Acl,
-    ChangeLine,
-    Chunk,
-    Counter,
-    DelayedSlices,
-    DeletedFile,
-    DetachedNode,
-    DirQuota,
-    DirStats,
-    Edge,
-    Flock,
-    GroupMember,
-    GroupSecret,
-    Plock,
-    Record,
-    Row,
-    Session,
-    SliceRef,
-    Sustained,
-    Symlink,
-    UserGroupQuota,
-    Xattr,
+from juicecache.meta.engines.schema import (
+    INDEXES,
+    MAPPINGS,
+    OWN_TABLE_COLUMNS,
+    PRIMARY_KEYS,
+    TABLE_COLUMNS,
+    attr_of,
+    edge_of,
 )
+from juicecache.meta.rows import ALL_TABLES, ChangeLine, Chunk, Counter, Edge, Row, SliceRef
 from juicecache.model.attr import ROOT_INODE, Attr, NodeType
 
 _TYPES = {
     "AUTO": "INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL",
+    "AUTO4": "INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL",
     "KEY": "INTEGER PRIMARY KEY NOT NULL",
     "NAME": "TEXT PRIMARY KEY NOT NULL",
     "INT": "INTEGER NOT NULL",
-    "INT0": "INTEGER DEFAULT 0 NOT NULL",
+    "INT4": "INTEGER NOT NULL",
+    "INT4?": "INTEGER NULL",
     "INT?": "INTEGER NULL",
+    "ZERO4": "INTEGER DEFAULT 0 NOT NULL",
+    "BIN255": "BLOB NOT NULL",
+    "BIN4096": "BLOB NOT NULL",
     "BLOB": "BLOB NOT NULL",
     "BLOB?": "BLOB NULL",
+    "STR": "TEXT NOT NULL",
     "TEXT": "TEXT NOT NULL",
 }
-
-TABLE_COLUMNS = {
-    "setting": "name NAME, value TEXT",
-    "counter": "name NAME, value INT",
-    "edge": "id AUTO, parent INT, name BLOB, inode INT, type INT",
-    "node": "inode KEY, type INT, flags INT, mode INT, uid INT, gid INT,"
-    " atime INT, mtime INT, ctime INT, atimensec INT0, mtimensec INT0, ctimensec INT0,"
-    " nlink INT, length INT, rdev INT?, parent INT?,"
-    " access_acl_id INT?, default_acl_id INT?, tier_id INT?",
-    "symlink": "inode KEY, target BLOB",
-    "xattr": "id AUTO, inode INT, name TEXT, value BLOB",
-    "chunk": "id AUTO, inode INT, indx INT, slices BLOB",
-    "chunk_ref": "chunkid KEY, size INT, refs INT",
-    "delslices": "chunkid KEY, deleted INT, slices BLOB",
-    "session2": "sid KEY, expire INT, info BLOB?",
-    "sustained": "id AUTO, sid INT, inode INT",
-    "delfile": "inode KEY, length INT, expire INT",
-    "flock": "id AUTO, inode INT, sid INT, owner INT, ltype INT",
-    "plock": "id AUTO, inode INT, sid INT, owner INT, records BLOB",
-    "dir_quota": "inode KEY, max_space INT, max_inodes INT, used_space INT, used_inodes INT",
-    "user_group_quota": "qtype INT, qkey INT, max_space INT, max_inodes INT,"
-    " used_space INT, used_inodes INT",
-    "dir_stats": "inode KEY, data_length INT, used_space INT, used_inodes INT",
-    "detached_node": "inode KEY, added INT",
-    "acl": "id AUTO, owner INT?, group INT?, mask INT?, other INT?,"
-    " named_users BLOB?, named_groups BLOB?",
-    "delegation_token": "id AUTO, token BLOB?",
-    "change_log": "id AUTO, entry TEXT",
-}
-"""Columns of each table of the format; tables are named without their prefix."""
-
-OWN_TABLE_COLUMNS = {
-    "juicecache_member": "name TEXT, member TEXT, expire INT, info BLOB",
-    "juicecache_group": "name NAME, secret BLOB",
-}
-"""Columns of the tables that are not the format's: see ``rows.OWN_TABLES``."""
-
-_PRIMARY_KEYS = {
-    "user_group_quota": "`qtype`,`qkey`",
-    "juicecache_member": "`name`,`member`",
-}
-
-INDEXES = {
-    ("edge", "UQE", "edge"): "`parent`,`name`",
-    ("edge", "IDX", "inode"): "`inode`",
-    ("xattr", "UQE", "name"): "`inode`,`name`",
-    ("chunk", "UQE", "chunk"): "`inode`,`indx`",
-    ("chunk_ref", "IDX", "refs"): "`refs`",
-    ("sustained", "UQE", "sustained"): "`sid`,`inode`",
-    ("flock", "UQE", "flock"): "`inode`,`sid`,`owner`",
-    ("plock", "UQE", "plock"): "`inode`,`sid`,`owner`",
-}
-"""{(table, unique or plain, name): columns}; the official client looks for these names."""
-
-ADDED_COLUMNS = frozenset(["rdev", "access_acl_id", "default_acl_id", "tier_id"])
-"""Columns that ``node`` got in later versions of the format; all may be NULL."""
-
-
-class Mapping(NamedTuple):
-    """Where the rows of one class stand.
-
-    ``columns`` are in the order of the fields. A suffix says how a value is stored:
-    ``:us`` microseconds, with the rest of nanoseconds in a column ``<name>nsec``;
-    ``:blob`` bytes that other clients may have stored as TEXT or NULL; ``:null`` an
-    integer that may be NULL, which is read as 0. ``unique`` are the columns of which the
-    database allows each value once, where they are not the key's.
-    """
-
-    table: str
-    columns: tuple[str, ...]
-    unique: tuple[str, ...] = ()
-
-
-_MAPPINGS: dict[type, Mapping] = {
-    Attr: Mapping(
-        "node",
-        (
-            *("inode", "type", "flags", "mode", "uid", "gid"),
-            *("atime:us", "mtime:us", "ctime:us", "nlink", "length"),
-            *("rdev:null", "parent:null", "access_acl_id:null", "default_acl_id:null"),
-            "tier_id:null",
-        ),
-    ),
-    Record: Mapping("setting", ("name", "value")),
-    Counter: Mapping("counter", ("name", "value")),
-    Edge: Mapping("edge", ("parent", "name:blob", "inode", "type")),
-    Chunk: Mapping("chunk", ("inode", "indx", "slices:blob")),
-    SliceRef: Mapping("chunk_ref", ("chunkid", "size", "refs"), unique=("chunkid",)),
-    DelayedSlices: Mapping("delslices", ("chunkid", "deleted", "slices:blob")),
-    Symlink: Mapping("symlink", ("inode", "target:blob")),
-    Xattr: Mapping("xattr", ("inode", "name", "value:blob")),
-    Session: Mapping("session2", ("sid", "expire", "info:blob")),
-    Sustained: Mapping("sustained", ("sid", "inode")),
-    DeletedFile: Mapping("delfile", ("inode", "length", "expire")),
-    DirStats: Mapping("dir_stats", ("inode", "data_length", "used_space", "used_inodes")),
-    DirQuota: Mapping(
-        "dir_quota", ("inode", "max_space", "max_inodes", "used_space", "used_inodes")
-    ),
-    UserGroupQuota: Mapping(
-        "user_group_quota",
-        ("qtype", "qkey", "max_space", "max_inodes", "used_space", "used_inodes"),
-    ),
-    Acl: Mapping(
-        "acl",
-        (
-            *("id", "owner:null", "`group`:null", "mask:null", "other:null"),
-            *("named_users:blob", "named_groups:blob"),
-        ),
-    ),
-    ChangeLine: Mapping("change_log", ("id", "entry")),
-    DetachedNode: Mapping("detached_node", ("inode", "added")),
-    Flock: Mapping("flock", ("inode", "sid", "owner", "ltype")),
-    Plock: Mapping("plock", ("inode", "sid", "owner", "records:blob")),
-    GroupMember: Mapping("juicecache_member", ("name", "member", "expire", "info")),
-    GroupSecret: Mapping("juicecache_group", ("name", "secret")),
-}
-
-
-class _NodeTypes(dict[int, NodeType]):
-    def __missing__(self, number: int) -> NodeType:
-        raise VolumeFormatError(f"the metadata holds a node of the unknown type {number}")
-
-
-NODE_TYPES = _NodeTypes({int(kind): kind for kind in NodeType})
-"""Numbers to `NodeType`: a look-up costs a fifth of calling the enumeration."""
-
-
-def attr_of(row: tuple[Any, ...]) -> Attr:
-    """Return the attributes in a row of the node columns."""
-    # What the class's own constructor does, in half of its time: a listing makes 100,000.
-    return tuple.__new__(Attr, (row[0], NODE_TYPES[row[1]], *row[2:]))
-
-
-def _edge_of(row: tuple[Any, ...]) -> Edge:
-    return Edge(row[0], row[1], row[2], NODE_TYPES[row[3]])
 
 
 class TableStatements:
@@ -195,9 +50,9 @@ class TableStatements:
     """
 
     def __init__(self, row_class: type[Row], prefix: str) -> None:
-        mapping = _MAPPINGS[row_class]
+        mapping = MAPPINGS[row_class]
         fields: tuple[str, ...] = row_class._fields
-        self.make: Callable[[tuple[Any, ...]], Any] = {Attr: attr_of, Edge: _edge_of}.get(
+        self.make: Callable[[tuple[Any, ...]], Any] = {Attr: attr_of, Edge: edge_of}.get(
             row_class, row_class._make
         )
         self.name = prefix + mapping.table
@@ -270,12 +125,13 @@ class TableStatements:
 
 
 def _name(column: str) -> str:
-    return column.partition(":")[0]
+    name = column.partition(":")[0]
+    return "`group`" if name == "group" else name  # the one word that SQL reserves
 
 
 def _read(column: str, alias: str) -> str:
-    name, _, kind = column.partition(":")
-    name = alias + name
+    kind = column.partition(":")[2]
+    name = alias + _name(column)
     if kind == "us":
         return f"{name} * 1000 + {name}nsec"
     if kind == "blob":
@@ -284,7 +140,7 @@ def _read(column: str, alias: str) -> str:
 
 
 def _stored(column: str, value: str) -> list[tuple[str, str]]:
-    name, _, kind = column.partition(":")
+    name, kind = _name(column), column.partition(":")[2]
     if kind == "us":
         return [(name, f"{value} / 1000"), (f"{name}nsec", f"{value} % 1000")]
     return [(name, value)]
@@ -295,7 +151,7 @@ class Statements:
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
-        tables = {table: TableStatements(table, prefix) for table in _MAPPINGS}
+        tables = {table: TableStatements(table, prefix) for table in MAPPINGS}
         self.tables: dict[type, TableStatements] = tables
         edge, node, chunk = (tables[row].name for row in (Edge, Attr, Chunk))
         counter, reference = tables[Counter].name, tables[SliceRef].name
@@ -336,7 +192,7 @@ class Statements:
         self.log = f"INSERT INTO {tables[ChangeLine].name} (entry) VALUES (?)"
         self.creation = [_table_text(prefix, table) for table in TABLE_COLUMNS] + [
             f"CREATE {'UNIQUE ' if kind == 'UQE' else ''}INDEX IF NOT EXISTS"
-            f" `{kind}_{prefix}{table}_{name}` ON `{prefix}{table}` ({columns})"
+            f" `{kind}_{prefix}{table}_{name}` ON `{prefix}{table}` ({_quoted(columns)})"
             for (table, kind, name), columns in INDEXES.items()
         ]
         self.own_creation = [_table_text(prefix, table) for table in OWN_TABLE_COLUMNS]
@@ -367,6 +223,10 @@ def _table_text(prefix: str, table: str) -> str:
     """
     columns = [column.split() for column in (TABLE_COLUMNS | OWN_TABLE_COLUMNS)[table].split(",")]
     parts = [f"`{name}` {_TYPES[kind]}" for name, kind in columns]
-    if table in _PRIMARY_KEYS:
-        parts.append(f"PRIMARY KEY ( {_PRIMARY_KEYS[table]} )")
+    if table in PRIMARY_KEYS:
+        parts.append(f"PRIMARY KEY ( {_quoted(PRIMARY_KEYS[table])} )")
     return f"CREATE TABLE IF NOT EXISTS `{prefix}{table}` ({', '.join(parts)})"
+
+
+def _quoted(columns: str) -> str:
+    return ",".join(f"`{column}`" for column in columns.split(","))

@@ -17,8 +17,9 @@ from juicecache.meta.change_log import Origins, note
 from juicecache.meta.context import CountNeededError, Used
 from juicecache.meta.engine import Engine, Transaction
 from juicecache.meta.entries import check_not_in_trash
+from juicecache.meta.limits import GROUP, USER
 from juicecache.meta.rows import SETTING, DirQuota, Record, UserGroupQuota
-from juicecache.meta.usage import GROUP, USER, count_below, count_inside
+from juicecache.meta.usage import count_below, count_inside
 from juicecache.model.attr import ID_MAX, ROOT_INODE, Attr, in_trash
 from juicecache.model.setting import Setting, with_owners_counted
 

@@ -18,7 +18,7 @@ from juicecache.errors import (
     NotDirectoryError,
 )
 from juicecache.meta.change_log import note
-from juicecache.meta.context import Context, Used
+from juicecache.meta.context import Context
 from juicecache.meta.engine import Transaction
 from juicecache.meta.entries import (
     check_may_add,
@@ -28,9 +28,10 @@ from juicecache.meta.entries import (
     check_old,
     lock_directories,
 )
+from juicecache.meta.limits import quotas_above
 from juicecache.meta.remove import Removed, take_out
-from juicecache.meta.rows import DirQuota, Edge
-from juicecache.meta.usage import Ledger, count_inside, quotas_above
+from juicecache.meta.rows import Edge
+from juicecache.meta.usage import Ledger, count_inside
 from juicecache.model.attr import ROOT_INODE, Attr, NodeType, in_trash
 
 
@@ -148,11 +149,8 @@ def _move_below(
     before, after = (quotas_above(tx, at, ctx.quotas, known) for at in (source, target))
     if before == after:
         return
-    quota = tx.get(DirQuota, top) if top in ctx.quotas else None
-    if quota is not None:
-        used = Used(quota.used_space, quota.used_inodes)
-    else:
-        used = count_inside(tx, top, ctx.counted)
+    # A quota of its own says what it holds, but official clients add to it seconds late.
+    used = count_inside(tx, top, ctx.counted)
     ledger.below(source, -used.space, -used.inodes)
     ledger.below(target, used.space, used.inodes)
 

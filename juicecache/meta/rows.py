@@ -287,6 +287,9 @@ OWN_TABLES: dict[type, Table] = {
 """Our own tables, which the official client ignores and a volume may lack. Nothing of the file
 system may depend on them; see `Engine.prepare_own`."""
 
+TOTALS = frozenset(["usedSpace", "totalInodes"])
+"""Counters that every change of the volume adds to: engines may add what is committed later."""
+
 ALL_TABLES: dict[type, Table] = TABLES | OWN_TABLES
 
 

@@ -19,13 +19,14 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
-from juicecache.errors import NoSpaceError, QuotaExceededError
+from juicecache.errors import NoSpaceError
 from juicecache.meta.change_log import note
 from juicecache.meta.context import Context, CountNeededError, Used
 from juicecache.meta.engine import Transaction
+from juicecache.meta.limits import GROUP, USER, check_limit, quotas_above
 from juicecache.meta.rows import Counter, DirQuota, DirStats, UserGroupQuota
 from juicecache.model.acl import Rule
-from juicecache.model.attr import ROOT_INODE, TRASH_INODE, Attr, in_trash
+from juicecache.model.attr import ROOT_INODE, TRASH_INODE, Attr
 
 USED_SPACE = "usedSpace"
 TOTAL_INODES = "totalInodes"
@@ -38,8 +39,6 @@ _PAGE = 1000
 _COUNTED_INSIDE = 1000
 """Entries that are counted in a transaction, some 5 ms of it; what is below a larger directory
 is counted before, so that nobody waits for it."""
-USER, GROUP = 1, 2
-"""Kinds of ``UserGroupQuota`` rows."""
 
 PageReader: TypeAlias = Callable[
     [Callable[[Transaction], list[tuple[bytes, Attr]]]], list[tuple[bytes, Attr]]
@@ -228,7 +227,7 @@ class Ledger:
             if row is None:
                 continue  # it was taken away since the volume's record was read
             if path is not None:
-                _check_quota(row, Used(space, inodes), Used(), path, f"directory inode {inode}")
+                check_limit(row, Used(space, inodes), Used(), path, f"directory inode {inode}")
             tx.add(DirQuota, inode, used_space=space, used_inodes=inodes)
 
     def _settle_owners(
@@ -246,52 +245,10 @@ class Ledger:
             if row is not None:
                 if path is not None:
                     who = f"{'user' if kind == USER else 'group'} {number}"
-                    _check_quota(row, Used(space, inodes), held, path, who)
+                    check_limit(row, Used(space, inodes), held, path, who)
                 tx.add(UserGroupQuota, kind, number, used_space=space, used_inodes=inodes)
             elif makes:
                 tx.put_new(UserGroupQuota(kind, number, -1, -1, max(0, space), max(0, inodes)))
-
-
-def _check_quota(
-    row: DirQuota | UserGroupQuota, added: Used, held: Used, path: bytes | str, who: str
-) -> None:
-    if added.space > 0 and 0 < row.max_space < row.used_space + added.space - held.space:
-        raise QuotaExceededError(path, f"the quota of {who}, {row.max_space} bytes, is reached")
-    if added.inodes > 0 and 0 < row.max_inodes < row.used_inodes + added.inodes - held.inodes:
-        raise QuotaExceededError(path, f"the quota of {who}, {row.max_inodes} inodes, is reached")
-
-
-def quotas_above(
-    tx: Transaction,
-    directory: int,
-    quotas: frozenset[int],
-    known: dict[int, frozenset[int]],
-) -> frozenset[int]:
-    """Return which of ``quotas`` are at and above a directory; none below the trash.
-
-    Parameters
-    ----------
-    known
-        What is known of directories already, and is completed: a transaction asks about many
-        whose ancestors are the same.
-    """
-    way: list[int] = []
-    here, above = directory, frozenset[int]()
-    while here not in known:
-        if in_trash(here) or here in way:  # a damaged volume may have a loop
-            break
-        way.append(here)
-        if here == ROOT_INODE:
-            break
-        attr = tx.get(Attr, here)
-        if attr is None:
-            break
-        here = attr.parent
-    above = known.get(here, above)
-    for inode in reversed(way):
-        above = above | {inode} if inode in quotas else above
-        known[inode] = above
-    return known.get(directory, above)
 
 
 def charge(tx: Transaction, space: int, inodes: int) -> None:

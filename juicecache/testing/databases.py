@@ -63,7 +63,7 @@ class DatabaseServer:
             socket = self.folder / "mysql.sock"
             tool = [require("mariadb"), f"--socket={socket}", "-uroot", "-N", "-e", statement]
             tool += [database] if database else []
-        subprocess.run(tool, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.run(tool, check=True, capture_output=True)
 
     def stop(self) -> None:
         """End the server at once, as a crash would."""
@@ -177,7 +177,13 @@ def mysql_server(folder: Path) -> Iterator[DatabaseServer]:
     arguments = [server, "--no-defaults", f"--datadir={folder}/data", f"--port={port}"]
     arguments += ["--bind-address=127.0.0.1", f"--socket={folder}/mysql.sock"]
     arguments += ["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=64M"]
-    arguments += ["--max-connections=300", "--skip-log-bin", f"--pid-file={folder}/pid"]
+    arguments += [
+        "--max-connections=300",
+        "--skip-log-bin",
+        "--character-set-server=utf8mb4",
+        "--collation-server=utf8mb4_bin",
+        f"--pid-file={folder}/pid",
+    ]
     process = _start(folder, arguments, "mysql")
     with _running(DatabaseServer("mysql", port, folder, arguments, process)) as running:
         yield running

@@ -12,14 +12,14 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
-from juicecache.addresses import parse_meta
 from juicecache.meta.engine import Engine
 from juicecache.meta.engines.memory import MemoryEngine
 from juicecache.meta.engines.sqlite import SqliteEngine
+from juicecache.testing.databases import DatabaseServer, mysql_server, postgres_server
 from juicecache.testing.redis_server import RedisServer, redis_server
 from juicecache.volume.parts import open_engine
 
-KINDS = ("memory", "sqlite", "redis")
+KINDS = ("memory", "sqlite", "redis", "postgres", "mysql")
 SHARED_KINDS = KINDS[1:]
 """Those with an address, which official clients use as well."""
 
@@ -41,11 +41,25 @@ def redis() -> RedisServer:
     return _stack().enter_context(redis_server(_folder()))
 
 
+@cache
+def postgres() -> DatabaseServer:
+    """Return the PostgreSQL server of this process; skip the running test where there is none."""
+    return _stack().enter_context(postgres_server(_folder()))
+
+
+@cache
+def mysql() -> DatabaseServer:
+    """Return the MariaDB server of this process; skip the running test where there is none."""
+    return _stack().enter_context(mysql_server(_folder()))
+
+
 def fresh_url(kind: str, folder: Path) -> str:
     """Return the address of an empty database; ``folder`` is for those that are files."""
     makers: dict[str, Callable[[], str]] = {
         "sqlite": lambda: f"sqlite3://{folder}/meta.db",
         "redis": lambda: redis().fresh_url(),
+        "postgres": lambda: postgres().fresh_url(),
+        "mysql": lambda: mysql().fresh_url(),
     }
     return makers[kind]()
 
@@ -57,6 +71,6 @@ def fresh_engine(kind: str, folder: Path) -> Engine:
     elif kind == "sqlite":
         engine = SqliteEngine(folder / "meta.db")
     else:
-        engine = open_engine(parse_meta(fresh_url(kind, folder)).text, read_only=False)
+        engine = open_engine(fresh_url(kind, folder), read_only=False)
     engine.prepare()
     return engine

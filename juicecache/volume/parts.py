@@ -86,9 +86,13 @@ def open_engine(meta: str | Engine, *, read_only: bool) -> Engine:
         from juicecache.meta.engines.redis import RedisEngine
 
         return RedisEngine(address, read_only=read_only)
-    raise ConfigError(
-        f"{address}: this metadata engine is not served; this version serves sqlite3:// only"
-    )
+    from juicecache.meta.engines.sql import SqlEngine
+
+    if address.scheme == "postgres":
+        from juicecache.meta.engines.postgres import Postgres as Server
+    else:
+        from juicecache.meta.engines.mysql import Mysql as Server  # type: ignore[assignment]
+    return SqlEngine(Server(address), read_only=read_only, table_prefix=address.table_prefix)
 
 
 def read_setting(engine: Engine) -> Setting:

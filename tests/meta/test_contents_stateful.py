@@ -245,9 +245,25 @@ class RedisContents(OnEngine, Contents):
     kind = "redis"
 
 
+class PostgresContents(OnEngine, Contents):
+    """The same on PostgreSQL."""
+
+    kind = "postgres"
+
+
+class MysqlContents(OnEngine, Contents):
+    """The same on MariaDB."""
+
+    kind = "mysql"
+
+
 TestMemory = Contents.TestCase
 TestMemory.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestSqlite = SqliteContents.TestCase
 TestSqlite.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
 TestRedis = RedisContents.TestCase
 TestRedis.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
+TestPostgres = PostgresContents.TestCase
+TestPostgres.settings = settings(max_examples=6, stateful_step_count=20, deadline=None)
+TestMysql = MysqlContents.TestCase
+TestMysql.settings = settings(max_examples=6, stateful_step_count=20, deadline=None)

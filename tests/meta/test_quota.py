@@ -21,6 +21,7 @@ from juicecache.meta.chunks import truncate
 from juicecache.meta.context import Context, CountNeededError, Used
 from juicecache.meta.copying import clone_file, copy_range
 from juicecache.meta.holding import hold_slices, with_room_for
+from juicecache.meta.limits import GROUP, USER
 from juicecache.meta.quota import (
     Quota,
     QuotaKind,
@@ -36,7 +37,6 @@ from juicecache.meta.rows import DirQuota, SliceRef, UserGroupQuota
 from juicecache.meta.session import release
 from juicecache.meta.trash import hourly_directory
 from juicecache.meta.tree import AttrChange, NewNode
-from juicecache.meta.usage import GROUP, USER
 from juicecache.model.attr import ROOT_INODE, NodeType
 from juicecache.model.setting import Setting
 from juicecache.model.slices import SliceRecord
@@ -134,7 +134,7 @@ def test_a_subtree_moves_between_quotas(volume):
     volume.write(lambda tx: rename(tx, CTX, (2, b"x"), (5, b"b"), mode=RenameMode.EXCHANGE))
     assert (used(volume, 2), used(volume, 5)) == (Used(3 * KIB4, 2), Used(2 * KIB4, 2))
     assert_counted(volume)
-    plain = CTX._replace(quotas=CTX.quotas - {3})  # one that is not known is counted entry by entry
+    plain = CTX._replace(quotas=CTX.quotas - {3})  # one that is not known yet
     volume.write(lambda tx: rename(tx, plain, (2, b"x"), (ROOT_INODE, b"x")))
     assert used(volume, 2) == Used()
     assert_counted(volume)

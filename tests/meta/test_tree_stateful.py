@@ -403,9 +403,25 @@ class RedisTree(OnEngine, Tree):
     kind = "redis"
 
 
+class PostgresTree(OnEngine, Tree):
+    """The same on PostgreSQL."""
+
+    kind = "postgres"
+
+
+class MysqlTree(OnEngine, Tree):
+    """The same on MariaDB."""
+
+    kind = "mysql"
+
+
 TestMemory = Tree.TestCase
 TestMemory.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestSqlite = SqliteTree.TestCase
 TestSqlite.settings = settings(max_examples=10, stateful_step_count=25, deadline=None)
 TestRedis = RedisTree.TestCase
 TestRedis.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
+TestPostgres = PostgresTree.TestCase
+TestPostgres.settings = settings(max_examples=6, stateful_step_count=20, deadline=None)
+TestMysql = MysqlTree.TestCase
+TestMysql.settings = settings(max_examples=6, stateful_step_count=20, deadline=None)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import re
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from juicecache.volume.volume import Volume
 pytestmark = pytest.mark.service
 
 NO_ID = 0xFFFF_FFFF
+TOGETHER_S = 1.5
 
 
 @contextmanager
@@ -110,6 +114,61 @@ def test_what_users_and_groups_own_is_kept_together(shared: SharedVolume) -> Non
     with engine_of(shared) as engine:
         stored, counted = check_quota(engine, QuotaKind.USER, 1000)
         assert (stored.max_inodes, counted) == (3, (3 * 4096, 2))
+
+
+def act_at_random(
+    seed: int, folders: list[str], actions: list[Callable[[str, str, int], object]]
+) -> None:
+    """Do random things to a few names in some folders for a while; most of them may fail."""
+    chance = random.Random(seed)
+    stop = time.monotonic() + TOGETHER_S
+    while time.monotonic() < stop:
+        one, other = (f"{chance.choice(folders)}/{seed}-{chance.randrange(20)}" for _ in range(2))
+        try:
+            chance.choice(actions)(one, other, chance.randrange(20_000))
+        except OSError as error:
+            # There is none, there is one, or both are the same.
+            if error.errno not in (errno.ENOENT, errno.EEXIST, errno.EINVAL):
+                raise
+
+
+def test_both_write_below_quotas_at_the_same_time(shared: SharedVolume) -> None:
+    """No link and no move by the official client: its quotas go wrong with these."""
+    shared.format_theirs(trash_days=0)
+    shared.run("config", shared.meta, "--user-group-quota", "--changelog", "--yes")
+    folders = ["/a", "/a/b", "/c", "/c/d"]
+    with shared.open() as volume:
+        for folder in folders:
+            volume.make_directory(folder)
+    for folder in ("/a", "/a/b", "/c"):
+        shared.run("quota", "set", shared.meta, "--path", folder, "--inodes", "100000")
+    with shared.open() as volume, shared.mounted() as point:
+        ours = [
+            lambda path, _, size: volume.write_file(path, bytes(size)),
+            lambda path, _, size: volume.truncate(path, size),
+            lambda path, _, size: volume.set_attr(path, uid=size % 3, gid=size % 2),
+            lambda path, *_: volume.unlink(path),
+            lambda path, other, _: volume.rename(path, other),
+            lambda path, other, _: volume.link(path, other),
+            lambda path, other, _: volume.copy_file(path, other),
+        ]
+        theirs = [
+            lambda path, _, size: Path(f"{point}{path}").write_bytes(bytes(size)),
+            lambda path, _, size: os.truncate(f"{point}{path}", size),
+            lambda path, _, size: os.chown(f"{point}{path}", size % 3, size % 2),
+            lambda path, *_: os.unlink(f"{point}{path}"),
+        ]
+        with ThreadPoolExecutor(2) as pool:
+            both = [
+                pool.submit(act_at_random, *it) for it in ((1, folders, ours), (2, folders, theirs))
+            ]
+            for one in both:
+                one.result()
+        volume.rename("/a/b", "/c/b")
+    for folder in ("/a", "/c", "/c/b"):
+        shared.run("quota", "check", shared.meta, "--path", folder)
+    shared.run("quota", "check", shared.meta, "--gid", "1")
+    assert_clean(shared.meta)
 
 
 # ---------------------------------------------------------------------- lists

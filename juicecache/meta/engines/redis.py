@@ -109,13 +109,13 @@ class RedisEngine(Engine):
             try:
                 return self._once(body, writable=writable)
             except (ConnectionError, MovedError) as error:
-                self._link.drop_idle()
+                self._link.pool.drop_idle()
                 if not self._link.was_up or time.monotonic() >= deadline:
                     raise self._link.lost(error) from error
             time.sleep(random.uniform(0.02, 0.2))
 
     def _once(self, body: Callable[[Transaction], T], *, writable: bool) -> T:
-        connection = self._link.take()
+        connection = self._link.pool.take()
         sound = False
         try:
             tx = _RedisTransaction(
@@ -133,7 +133,7 @@ class RedisEngine(Engine):
             sound = True
             raise
         finally:
-            self._link.give_back(connection, sound=sound)
+            self._link.pool.give_back(connection, sound=sound)
         return result
 
     def _codecs(self) -> dict[type, Codec]:
@@ -196,7 +196,7 @@ class RedisEngine(Engine):
 
     def close(self) -> None:
         """Close this process's connections; a transaction under way finishes first."""
-        self._link.close()
+        self._link.pool.close()
 
     def before_fork(self) -> None:
         """Do nothing: a transaction of another thread goes on in the parent alone."""
@@ -204,7 +204,7 @@ class RedisEngine(Engine):
     def after_fork(self, *, in_child: bool) -> None:
         """Open new connections in the child."""
         if in_child:
-            self._link.forget()
+            self._link.pool.forget()
 
 
 class _RedisTransaction(Transaction):

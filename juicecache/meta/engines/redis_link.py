@@ -2,21 +2,18 @@
 
 Laws:
 
-* A connection serves one transaction at a time, belongs to this process, and is kept for the next.
 * A command that only reads is asked again, once, on a new connection; a commit never is, unless
   the server said that it did nothing.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
 from juicecache.addresses import MetaAddress, sentinel_password
 from juicecache.errors import (
-    ClosedError,
     CommitUnknownError,
     ConfigError,
     ConflictError,
@@ -25,6 +22,7 @@ from juicecache.errors import (
     ReadOnlyVolumeError,
     VolumeFormatError,
 )
+from juicecache.meta.engines.pool import Pool
 from juicecache.meta.engines.redis_codec import Command
 
 Connection: TypeAlias = Any
@@ -33,8 +31,6 @@ Connection: TypeAlias = Any
 _CONNECT_TIMEOUT_S = 5.0
 _REPLY_TIMEOUT_S = 30.0
 """As long as the official client waits: a server that saves to disk may pause for seconds."""
-_IDLE_MAX = 64
-"""Connections kept for the next transaction: as many as any process has busy threads."""
 _SENTINEL_PORT = 26379
 _TLS_OPTIONS = {
     "tls-cert-file": "ssl_certfile",
@@ -72,6 +68,8 @@ class RedisLink:
     prefix
         Begins every key: ``{db}`` in a cluster, where it keeps a volume in one slot; else empty.
         Known once a connection was made.
+    pool
+        Its connections.
     was_up
         Whether a server ever answered: then an outage is waited for.
     """
@@ -83,28 +81,16 @@ class RedisLink:
         self._connect, self.database = _connector(self._driver, address)
         self.prefix = b""
         self.was_up = False
-        self._idle: list[Connection] = []
-        self._closed = False
-        self._lock = threading.Lock()
+        self.pool: Pool[Connection] = Pool(
+            self.describe(), self._open, lambda one: one.disconnect()
+        )
 
     def describe(self) -> str:
         """Return the address without user and password."""
         return f"{self._address.scheme}://{self._address.location.rpartition('@')[2]}"
 
-    def forget(self) -> None:
-        """Leave the connections to the process that opened them: this one was forked from it."""
-        self._idle, self._lock = [], threading.Lock()
-
-    def close(self) -> None:
-        """Close what is idle now, and the rest as it is handed back."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.disconnect()
-
-    def take(self) -> Connection:
-        """Return a connection that no one else uses until it is handed back.
+    def _open(self) -> Connection:
+        """Open a connection and teach the server our scripts.
 
         Raises
         ------
@@ -113,23 +99,6 @@ class RedisLink:
         EngineUnavailableError
             It lets nobody in.
         """
-        with self._lock:
-            if self._closed:
-                raise ClosedError(f"{self.describe()} is closed")
-            if self._idle:
-                return self._idle.pop()
-        return self._open()
-
-    def give_back(self, connection: Connection, *, sound: bool) -> None:
-        """Keep a connection for the next transaction, or close it."""
-        if sound:
-            with self._lock:
-                if not self._closed and len(self._idle) < _IDLE_MAX:
-                    self._idle.append(connection)
-                    return
-        connection.disconnect()
-
-    def _open(self) -> Connection:
         driver = self._driver
         try:
             connection, is_cluster = self._connect()
@@ -174,13 +143,6 @@ class RedisLink:
         if refused is not None:
             raise self._translated(refused) from refused
         return replies
-
-    def drop_idle(self) -> None:
-        """Close the connections that wait: what broke one has most likely broken all."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.disconnect()
 
     def lost(self, error: Exception) -> EngineUnavailableError:
         """Return what a broken connection is to people."""

@@ -1,0 +1,469 @@
+"""Metadata in PostgreSQL or MySQL, in the tables of the format, shared with official clients.
+
+Laws:
+
+* A row that is read with ``lock`` stays as it is until the commit (``FOR UPDATE``); what is read
+  without is as it was then (READ COMMITTED). Unique keys find the races of insertions.
+* What a transaction only reads comes from one snapshot. A body with a single statement needs no
+  transaction: it is begun with the second, which finds out whether the first still holds.
+* Statements travel together: BEGIN with the first of them, the commit's all at once.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar, cast
+
+from juicecache.errors import (
+    CommitUnknownError,
+    ConflictError,
+    EngineUnavailableError,
+    JuicecacheError,
+    ReadOnlyVolumeError,
+)
+from juicecache.forks import survive_fork
+from juicecache.meta.engine import Engine, Found, Key, Listed, RowT, Transaction, Want
+from juicecache.meta.engines.pool import Pool
+from juicecache.meta.engines.schema import ADDED_COLUMNS, MAPPINGS, attr_of
+from juicecache.meta.engines.sql_commit import Prepared, SqlCommit
+from juicecache.meta.engines.sql_server import (
+    Answer,
+    Connection,
+    LostError,
+    NoTableError,
+    SqlServer,
+    Statement,
+)
+from juicecache.meta.engines.sql_statements import SqlStatements, behind_values
+from juicecache.meta.engines.sql_totals import Totals
+from juicecache.meta.rows import ALL_TABLES, OWN_TABLES, SETTING, Counter, Record, Row, key_of
+from juicecache.model.attr import ROOT_INODE, Attr
+
+T = TypeVar("T")
+
+_OUTAGE_S = 15.0
+"""A server that was there is waited for: a restart, or a failover, takes some seconds."""
+_KEYS_MAX = 500
+"""Rows that one statement asks for by key."""
+_PAGE = 5000
+"""Rows of a scan that are held at once."""
+_JOINS_MAX = 16
+"""Names of a path that one statement follows: planning more takes longer than asking twice."""
+
+
+class _StaleError(Exception):
+    """What a transaction read first has changed since: it begins again, with a snapshot."""
+
+
+class SqlEngine(Engine):
+    """The tables of one volume in a database on a server.
+
+    Parameters
+    ----------
+    server
+        The database.
+    read_only
+        Refuse writes.
+    table_prefix
+        Further prefix of the tables' names behind ``jfs_``, as in the official client.
+    """
+
+    def __init__(
+        self, server: SqlServer, *, read_only: bool = False, table_prefix: str = ""
+    ) -> None:
+        self.read_only = read_only
+        self._server = server
+        prefix = f"jfs_{table_prefix}_" if table_prefix else "jfs_"
+        self._sql = SqlStatements(prefix, server.dialect)
+        self._pool: Pool[Connection] = Pool(server.describe(), self._connect, server.disconnect)
+        self._was_up = False
+        self._totals = Totals(self._add_totals)
+        survive_fork(self)
+
+    # Attempts.
+
+    def attempt(self, body: Callable[[Transaction], T], *, writable: bool) -> T:
+        """Run ``body`` once, with an outage waited for, and commit its writes."""
+        run = self._write if writable else self._read
+        return self._steadily(lambda connection: run(connection, body))
+
+    def _steadily(self, action: Callable[[Connection], T]) -> T:
+        """Run ``action`` on a connection, and again on another one where it broke."""
+        deadline = time.monotonic() + _OUTAGE_S
+        while True:
+            connection = None
+            sound = False
+            try:
+                connection = self._pool.take()
+                result = action(connection)
+                sound = True
+                return result
+            except LostError as error:
+                self._pool.drop_idle()
+                if not self._was_up or time.monotonic() >= deadline:
+                    raise self._server.lost(error) from error
+            except Exception:
+                sound = connection is not None and self._rolled_back(connection)
+                raise
+            finally:
+                if connection is not None:
+                    self._pool.give_back(connection, sound=sound)
+            time.sleep(random.uniform(0.02, 0.2))
+
+    def _connect(self) -> Connection:
+        connection = self._server.connect()
+        self._was_up = True
+        return connection
+
+    def _rolled_back(self, connection: Connection) -> bool:
+        try:
+            self._server.run(connection, [("ROLLBACK", ())])
+        except (LostError, JuicecacheError):
+            return False
+        return True
+
+    def _read(self, connection: Connection, body: Callable[[Transaction], T]) -> T:
+        for snapshot in (False, True):
+            tx = _SqlTransaction(self._server, connection, self._sql, self._totals)
+            tx.reads_only(snapshot=snapshot)
+            try:
+                result = body(tx)
+            except _StaleError:
+                self._server.run(connection, [("ROLLBACK", ())])
+                continue
+            if tx.began:
+                self._server.run(connection, [("COMMIT", ())])
+            if tx.writes:
+                raise RuntimeError("a read transaction made writes: use Engine.write")
+            return result
+        raise AssertionError("unreachable: a snapshot is never stale")
+
+    def _write(self, connection: Connection, body: Callable[[Transaction], T]) -> T:
+        tx = _SqlTransaction(self._server, connection, self._sql, self._totals)
+        result = body(tx)
+        commit = SqlCommit(self._sql, tx.writes)
+        if commit.statements:
+            self._commit(connection, commit.statements, began=tx.began)
+        elif tx.began:
+            self._server.run(connection, [("COMMIT", ())])
+        if commit.totals:
+            self._totals.add(commit.totals)
+        return result
+
+    def _commit(self, connection: Connection, prepared: Sequence[Prepared], *, began: bool) -> None:
+        begin: list[Statement] = [] if began else [(self._server.begin_write, ())]
+        statements = [*begin, *(one.statement for one in prepared)]
+        end: Statement = ("COMMIT", ())
+        is_whole = bool(self._sql.dialect.required)
+        try:
+            # A COMMIT may travel along only where a missing row stops the server before it.
+            answers = self._server.run(connection, [*statements, end] if is_whole else statements)
+        except LostError as error:
+            if is_whole:
+                raise self._unknown(error) from error
+            raise
+        except ConflictError as error:
+            raise ConflictError(self._which(error, prepared)) from error
+        if is_whole:
+            return
+        for one, answer in zip(prepared, answers[len(begin) :], strict=True):
+            if one.required and answer.count == 0:
+                raise ConflictError(one.required)
+        try:
+            self._server.run(connection, [end])
+        except (LostError, EngineUnavailableError) as error:
+            raise self._unknown(error) from error
+
+    def _which(self, error: ConflictError, prepared: Sequence[Prepared]) -> str:
+        """Return what a conflict says, with the rows that were required: one of them is gone."""
+        required = [one.required for one in prepared if one.required]
+        return f"{error}; of: {'; '.join(required[:5])}" if required else str(error)
+
+    def _unknown(self, error: Exception) -> CommitUnknownError:
+        return CommitUnknownError(
+            f"{self.describe()}: the connection broke before the answer to a commit ({error}); it "
+            "may have happened or not"
+        )
+
+    def _add_totals(self, deltas: Mapping[str, int]) -> None:
+        statements = [(self._sql.count, (name, deltas[name])) for name in sorted(deltas)]
+
+        def action(connection: Connection) -> None:
+            try:
+                self._server.run(
+                    connection, [(self._server.begin_write, ()), *statements, ("COMMIT", ())]
+                )
+            except LostError as error:
+                raise self._unknown(error) from error
+
+        self.retried(lambda: self._steadily(action))
+
+    # The rest of the contract.
+
+    def stamp(self) -> None:
+        """Return None: nothing tells without a round trip whether something changed."""
+
+    def prepare(self) -> None:
+        """Create the missing tables and columns; see `Engine.prepare`."""
+        self._refuse_read_only()
+
+        def action(connection: Connection) -> None:
+            self._server.run(connection, [(text, ()) for text in self._sql.creation(own=False)])
+            there = self._columns(connection, f"{self._sql.prefix}node")
+            missing = sorted(ADDED_COLUMNS - there)
+            if missing:
+                texts = [self._sql.added_column(column) for column in missing]
+                self._server.run(connection, [(text, ()) for text in texts])
+
+        self.retried(lambda: self._steadily(action))
+
+    def prepare_own(self) -> None:
+        """Create our own tables; see `Engine.prepare_own`."""
+        self._refuse_read_only()
+        statements = [(text, ()) for text in self._sql.creation(own=True)]
+        self.retried(lambda: self._steadily(lambda one: self._server.run(one, statements)))
+
+    def _columns(self, connection: Connection, table: str) -> set[str]:
+        (answer,) = self._server.run(connection, [(self._server.columns, (table,))])
+        return {str(row[0]) for row in answer.rows}
+
+    def _refuse_read_only(self) -> None:
+        if self.read_only:
+            raise ReadOnlyVolumeError(self.describe(), "the metadata database is read-only")
+
+    def setting(self) -> str | None:
+        """Return the text of the setting record; None where the tables or the record are missing."""
+        try:
+            row = self.read(lambda tx: tx.get(Record, SETTING))
+        except NoTableError:
+            return None
+        return None if row is None else row.text
+
+    def put_setting(self, text: str) -> None:
+        """Write the setting record."""
+        self.write(lambda tx: tx.put(Record(SETTING, text)))
+
+    def describe(self) -> str:
+        """Return the address without user and password."""
+        return self._server.describe()
+
+    def close(self) -> None:
+        """Add the totals that wait, then close this process's connections."""
+        self._totals.close()
+        self._pool.close()
+
+    def before_fork(self) -> None:
+        """Do nothing: a transaction of another thread goes on in the parent alone."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Open new connections in the child; totals that wait are the parent's."""
+        if in_child:
+            self._pool.forget()
+            self._totals.reset()
+
+
+class _SqlTransaction(Transaction):
+    """Reads of one transaction."""
+
+    def __init__(
+        self, server: SqlServer, connection: Connection, sql: SqlStatements, totals: Totals
+    ) -> None:
+        super().__init__()
+        self.began = False
+        self._server = server
+        self._connection = connection
+        self._sql = sql
+        self._totals = totals
+        self._begin: Sequence[str] = (server.begin_write,)
+        self._first: tuple[list[Statement], list[Answer]] | None = None
+        self._waits = False
+        self._ready: dict[tuple[type, Key], tuple[Row | None, bool]] = {}
+
+    def reads_only(self, *, snapshot: bool) -> None:
+        """Read, from a snapshot: from its beginning, or from the second statement on."""
+        self._begin = self._server.begin_read
+        self._waits = not snapshot
+
+    def _run(self, statements: list[Statement]) -> list[Answer]:
+        if self.began:
+            return self._server.run(self._connection, statements)
+        if self._waits and self._first is None and len(statements) == 1:
+            answers = self._server.run(self._connection, statements)
+            self._first = statements, answers
+            return answers
+        before, known = self._first or ([], [])
+        begin: list[Statement] = [(text, ()) for text in self._begin]
+        self.began = True
+        answers = self._server.run(self._connection, [*begin, *before, *statements])[len(begin) :]
+        if [answer.rows for answer in answers[: len(before)]] != [one.rows for one in known]:
+            raise _StaleError
+        return answers[len(before) :]
+
+    def _rows(self, text: str, parameters: Sequence[Any]) -> list[Sequence[Any]]:
+        return self._run([(text, parameters)])[0].rows
+
+    # Rows by key.
+
+    def expect(self, *wanted: Want) -> None:
+        groups: dict[tuple[type[Row], bool], list[Key]] = {}
+        for want in wanted:
+            if self._known(want.table, want.key, lock=want.lock) is None:
+                groups.setdefault((want.table, want.lock), []).append(want.key)
+        statements: list[Statement] = []
+        asked: list[tuple[type, bool, list[Key]]] = []
+        for (table, lock), keys in groups.items():
+            for some in _cut(keys):
+                statements.append(self._by_keys(table, some, lock=lock))
+                asked.append((table, lock, some))
+        if not statements:
+            return
+        for (table, lock, keys), answer in zip(asked, self._run(statements), strict=True):
+            found = {key_of(row): row for row in self._made(table, answer.rows)}
+            for key in keys:
+                self._ready[table, key] = found.get(key), lock
+
+    def _known(self, table: type, key: Key, *, lock: bool) -> tuple[Row | None, bool] | None:
+        """Return a row that was expected, and is locked if it is to be."""
+        known = self._ready.get((table, key))
+        return None if known is None or (lock and not known[1]) else known
+
+    def _by_keys(self, table: type, keys: Sequence[Key], *, lock: bool) -> Statement:
+        text = self._sql.tables[table].get_many(len(keys), lock=lock)
+        return text, [part for key in keys for part in key]
+
+    def _made(self, table: type, rows: Sequence[Sequence[Any]]) -> list[Any]:
+        make = self._sql.tables[table].make
+        if table is Counter:
+            return [self._counted(make(row)) for row in rows]
+        return [make(row) for row in rows]
+
+    def _counted(self, row: Counter) -> Counter:
+        """Return a counter with what waits to be added to it."""
+        pending = self._totals.pending(row.name)
+        return row._replace(value=row.value + pending) if pending else row
+
+    def get(self, table: type[RowT], *key: int | str | bytes, lock: bool = False) -> RowT | None:
+        known = self._known(table, key, lock=lock)
+        if known is not None:
+            return cast("RowT | None", known[0])
+        text = self._sql.tables[table].get + (" FOR UPDATE" if lock else "")
+        rows = self._made(table, self._rows(text, key))
+        return cast("RowT", rows[0]) if rows else None
+
+    def get_many(self, table: type[RowT], keys: Sequence[Key]) -> list[RowT | None]:
+        known = {key: self._known(table, key, lock=False) for key in keys}
+        unknown = [key for key, row in known.items() if row is None]
+        found: dict[Key, Any] = {key: row[0] for key, row in known.items() if row is not None}
+        if unknown:
+            statements = [self._by_keys(table, some, lock=False) for some in _cut(unknown)]
+            for answer in self._run(statements):
+                found |= {key_of(row): row for row in self._made(table, answer.rows)}
+        return [found.get(key) for key in keys]
+
+    # Rows of a partition.
+
+    def scan(
+        self,
+        table: type[RowT],
+        *partition: int | str | bytes,
+        after: Key | None = None,
+        limit: int | None = None,
+    ) -> Iterator[RowT]:
+        assert len(partition) in (0, ALL_TABLES[table].partition), partition
+        left = limit
+        while left is None or left > 0:
+            size = _PAGE if left is None else min(left, _PAGE)
+            text = self._sql.tables[table].scan(len(partition), behind=after is not None)
+            behind = [] if after is None else behind_values(after)
+            rows = self._made(table, self._rows(text, [*partition, *behind, size]))
+            yield from rows
+            if len(rows) < size:
+                return
+            after = key_of(rows[-1])[len(partition) :]
+            left = None if left is None else left - size
+
+    def has_own_tables(self) -> bool:
+        tables = [f"{self._sql.prefix}{MAPPINGS[table].table}" for table in OWN_TABLES]
+        answers = self._run([(self._server.columns, (table,)) for table in tables])
+        return all(answer.rows for answer in answers)
+
+    def new_number(self, table: type[Row]) -> int:
+        if not self._server.next_number:
+            return super().new_number(table)
+        name = f"{self._sql.prefix}{MAPPINGS[table].table}"
+        return int(self._rows(self._server.next_number, (name,))[0][0])
+
+    # Joins.
+
+    def lookup(self, parent: int, name: bytes) -> Attr | None:
+        rows = self._rows(self._sql.lookup, (parent, name))
+        return attr_of(tuple(rows[0])) if rows else None
+
+    def follow(self, start: int, names: Sequence[bytes]) -> tuple[Attr | None, int, int]:
+        if not 0 < len(names) <= _JOINS_MAX:
+            return super().follow(start, names)
+        rows = self._rows(self._sql.follow(len(names)), [*names[1:], start, names[0]])
+        if not rows:
+            return None, start, 0
+        width = len(Attr._fields)
+        way = [inode for inode in rows[0][width:] if inode is not None]
+        directory = way[-2] if len(way) > 1 else start
+        return attr_of(tuple(rows[0][:width])), directory, len(way)
+
+    def find(self, names: Sequence[bytes]) -> Found | None:
+        return self.find_many([names])[0]
+
+    def find_many(self, paths: Sequence[Sequence[bytes]]) -> list[Found | None]:
+        found: list[Found | None] = [None] * len(paths)
+        statements: list[Statement] = []
+        places: list[int] = []
+        for at, names in enumerate(paths):
+            if len(names) > _JOINS_MAX:
+                found[at] = super().find(names)
+            elif names:
+                parameters = [*names[1:], ROOT_INODE, names[0]]
+                statements.append((self._sql.find(len(names)), parameters))
+                places.append(at)
+        width = len(Attr._fields)
+        for at, answer in zip(places, self._run(statements) if statements else [], strict=True):
+            if answer.rows:
+                row = answer.rows[0]
+                found[at] = Found(attr_of(tuple(row[:width])), bytes(row[width]))
+        return found
+
+    def children(
+        self, parent: int, *, after: bytes = b"", limit: int | None = None
+    ) -> Iterator[tuple[bytes, Attr]]:
+        for row in self._entries(self._sql.children, parent, after, limit):
+            yield row[0], attr_of(tuple(row[1:]))
+
+    def listing(
+        self, parent: int, *, after: bytes = b"", limit: int | None = None
+    ) -> Iterator[Listed]:
+        for row in self._entries(self._sql.listing, parent, after, limit):
+            yield Listed(row[0], attr_of(tuple(row[1:-1])), row[-1])
+
+    def _entries(
+        self, text: str, parent: int, after: bytes, limit: int | None
+    ) -> Iterator[Sequence[Any]]:
+        left = limit
+        while left is None or left > 0:
+            size = _PAGE if left is None else min(left, _PAGE)
+            rows = self._rows(text, (parent, after, size))
+            yield from rows
+            if len(rows) < size:
+                return
+            after = rows[-1][0]
+            left = None if left is None else left - size
+
+    def links(self, inode: int) -> dict[int, int]:
+        return {int(parent): int(count) for parent, count in self._rows(self._sql.links, (inode,))}
+
+
+def _cut(keys: Sequence[Key]) -> Iterator[list[Key]]:
+    rest = iter(dict.fromkeys(keys))
+    while some := list(islice(rest, _KEYS_MAX)):
+        yield some

@@ -181,7 +181,7 @@ def check_quota(
         counted[number] = count_owned(engine).get((kind, number), Used())
 
     def body(tx: Transaction) -> tuple[Quota, Used]:
-        row = _row(tx, kind, number)
+        row = _row(tx, kind, number, lock=repair)
         if row is None:
             raise EntryNotFoundError("", f"{kind.name.lower()} {number} has no quota")
         is_directory = kind is QuotaKind.DIRECTORY
@@ -236,11 +236,11 @@ def count_owned(engine: Engine) -> dict[tuple[int, int], Used]:
     return {key: Used(space, inodes) for key, (space, inodes) in sums.items()}
 
 
-def _row(tx: Transaction, kind: QuotaKind, number: int) -> Quota | None:
+def _row(tx: Transaction, kind: QuotaKind, number: int, *, lock: bool = True) -> Quota | None:
     if kind is QuotaKind.DIRECTORY:
-        directory = tx.get(DirQuota, number, lock=True)
+        directory = tx.get(DirQuota, number, lock=lock)
         return None if directory is None else Quota(kind, *directory)
-    owner = tx.get(UserGroupQuota, int(kind), number, lock=True)
+    owner = tx.get(UserGroupQuota, int(kind), number, lock=lock)
     return None if owner is None else Quota(kind, *owner[1:])
 
 

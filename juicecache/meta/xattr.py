@@ -132,10 +132,9 @@ def _find(tx: Transaction, inode: int, name: str) -> Xattr | None:
 def _is_text(name: str) -> bool:
     """Return whether the name can be stored: not bytes that are text in no encoding we know."""
     try:
-        name.encode()
+        return b"\0" not in name.encode()
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _changeable(tx: Transaction, inode: int) -> Attr:

@@ -235,7 +235,7 @@ class SqlEngine(Engine):
             raise ReadOnlyVolumeError(self.describe(), "the metadata database is read-only")
 
     def setting(self) -> str | None:
-        """Return the text of the setting record; None where the tables or the record are missing."""
+        """Return the text of the setting record; None where a table or the record is missing."""
         try:
             row = self.read(lambda tx: tx.get(Record, SETTING))
         except NoTableError:

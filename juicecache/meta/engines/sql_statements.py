@@ -171,10 +171,9 @@ class TableStatements:
 
     def change(self, fields: Sequence[str], *, add: bool) -> str:
         """Return the update of fields; parameters are their values, then the key."""
-        changes = []
-        for field in fields:
-            for name in map(self._dialect.name, _stored_names(self._columns[field])):
-                changes.append(f"{name} = {name} + %s" if add else f"{name} = %s")
+        stored = (name for field in fields for name in _stored_names(self._columns[field]))
+        names = map(self._dialect.name, stored)
+        changes = [f"{name} = {name} + %s" if add else f"{name} = %s" for name in names]
         return f"UPDATE {self.name} SET {', '.join(changes)} WHERE {self._match}"
 
     def changed(self, fields: dict[str, Any], *, add: bool) -> list[Any]:

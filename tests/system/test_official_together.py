@@ -221,7 +221,10 @@ def test_a_writer_that_is_killed_damages_nothing(shared: SharedVolume, moment: i
                 continue  # it may be either the old or the new content
             body = ours.read_file(f"/{slot}")
             assert body == b"%d" % number * 100_000
-        assert ours.fsck().ok
+        # Some engines add to the volume's totals once a second, and so does the official client.
+        mended = ours.fsck(repair=True, sync_dir_stat=True)
+        assert mended.ok, mended
+        assert [line for line in mended.repaired if not line.startswith("volume: totals")] == []
     assert_clean(shared.meta)
 
 
@@ -291,6 +294,8 @@ sys.stdin.read()
         assert ours.gc().stale_sessions == 1
         assert ours.gc(delete=True, min_age_s=0).stale_sessions == 1
         assert ours.gc(min_age_s=0).objects == 0
+        # What was killed within a second of its last change may not have counted it.
+        ours.fsck(repair=True, sync_dir_stat=True)
     assert rows(shared, Session) == []
     assert_clean(shared.meta)
 

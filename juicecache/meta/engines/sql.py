@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any, TypeVar, cast
 
@@ -145,13 +146,29 @@ class SqlEngine(Engine):
         tx = _SqlTransaction(self._server, connection, self._sql, self._totals)
         result = body(tx)
         commit = SqlCommit(self._sql, tx.writes)
-        if commit.statements:
-            self._commit(connection, commit.statements, began=tx.began)
-        elif tx.began:
-            self._server.run(connection, [("COMMIT", ())])
-        if commit.totals:
+        taken = self._totals.take() if commit.totals else None
+        if taken is not None:
+            for name, delta in taken.items():
+                commit.totals[name] = commit.totals.get(name, 0) + delta
+            # Last, so that others wait for these rows no longer than for the commit itself.
+            commit.statements += [Prepared(one) for one in self._counting(commit.totals)]
+        try:
+            if commit.statements:
+                self._commit(connection, commit.statements, began=tx.began)
+            elif tx.began:
+                self._server.run(connection, [("COMMIT", ())])
+        except CommitUnknownError:
+            raise
+        except BaseException:
+            if taken:
+                self._totals.add(taken)
+            raise
+        if taken is None and commit.totals:
             self._totals.add(commit.totals)
         return result
+
+    def _counting(self, deltas: Mapping[str, int]) -> list[Statement]:
+        return [(self._sql.count, (name, deltas[name])) for name in sorted(deltas)]
 
     def _commit(self, connection: Connection, prepared: Sequence[Prepared], *, began: bool) -> None:
         begin: list[Statement] = [] if began else [(self._server.begin_write, ())]
@@ -189,7 +206,7 @@ class SqlEngine(Engine):
         )
 
     def _add_totals(self, deltas: Mapping[str, int]) -> None:
-        statements = [(self._sql.count, (name, deltas[name])) for name in sorted(deltas)]
+        statements = self._counting(deltas)
 
         def action(connection: Connection) -> None:
             try:
@@ -350,7 +367,8 @@ class _SqlTransaction(Transaction):
         if known is not None:
             return cast("RowT | None", known[0])
         text = self._sql.tables[table].get + (" FOR UPDATE" if lock else "")
-        rows = self._made(table, self._rows(text, key))
+        with self._totals.steady if table is Counter else nullcontext():
+            rows = self._made(table, self._rows(text, key))
         return cast("RowT", rows[0]) if rows else None
 
     def get_many(self, table: type[RowT], keys: Sequence[Key]) -> list[RowT | None]:
@@ -359,8 +377,9 @@ class _SqlTransaction(Transaction):
         found: dict[Key, Any] = {key: row[0] for key, row in known.items() if row is not None}
         if unknown:
             statements = [self._by_keys(table, some, lock=False) for some in _cut(unknown)]
-            for answer in self._run(statements):
-                found |= {key_of(row): row for row in self._made(table, answer.rows)}
+            with self._totals.steady if table is Counter else nullcontext():
+                for answer in self._run(statements):
+                    found |= {key_of(row): row for row in self._made(table, answer.rows)}
         return [found.get(key) for key in keys]
 
     # Rows of a partition.

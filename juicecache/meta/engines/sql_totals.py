@@ -1,14 +1,18 @@
 """Totals of the volume that wait in memory, and are added to the database once a second.
 
 All writers of a volume add to the same two rows: inside their transactions they would wait for
-each other. So the deltas of committed transactions are added by transactions of their own, as the
-official client does it. Law: a delta is added once or, where nobody knows whether it was, never.
+each other. So only one transaction of a process in a second adds to them, and with it what earlier
+ones left; the last deltas are added by a transaction of their own. The official client always
+does the latter. Law: a delta is added once or, where nobody knows whether it was, never.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
+import time
+import weakref
 from collections.abc import Callable, Mapping
 
 from juicecache.errors import JuicecacheError
@@ -26,6 +30,11 @@ class Totals:
     ----------
     flush
         Adds deltas to the database. An error says that they were not added, or that nobody knows.
+
+    Attributes
+    ----------
+    steady
+        Held by who reads a counter and what is pending: nothing moves from here to there meanwhile.
     """
 
     def __init__(self, flush: Callable[[Mapping[str, int]], None]) -> None:
@@ -36,13 +45,27 @@ class Totals:
         """Forget everything: in a forked child it belongs to the parent."""
         self._pending: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._flushing = threading.Lock()
+        self.steady = threading.RLock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._due_s = 0.0
 
     def pending(self, name: str) -> int:
         """Return what is still to be added to a counter."""
         return self._pending.get(name, 0)
+
+    def take(self) -> dict[str, int] | None:
+        """Return what is pending, for a transaction that adds it; None unless that is due.
+
+        The caller hands back with `add` what was not committed.
+        """
+        now_s = time.monotonic()
+        with self._lock:
+            if now_s < self._due_s:
+                return None
+            self._due_s = now_s + PERIOD_S
+            taken, self._pending = self._pending, {}
+        return taken
 
     def add(self, deltas: Mapping[str, int]) -> None:
         """Note what a transaction that is committed adds."""
@@ -54,21 +77,17 @@ class Totals:
                     target=self._run, name="juicecache-totals", daemon=True
                 )
                 self._thread.start()
+                # The thread ends with the interpreter, wherever it is.
+                atexit.register(_close, weakref.ref(self))
 
     def flush(self) -> None:
-        """Add to the database what is pending."""
-        with self._flushing:
+        """Add to the database what is pending; after an error it may be there, so it is dropped."""
+        with self.steady:
             with self._lock:
-                deltas = {name: delta for name, delta in self._pending.items() if delta}
-            if not deltas:
-                return
-            try:
+                taken, self._pending = self._pending, {}
+            deltas = {name: delta for name, delta in taken.items() if delta}
+            if deltas:
                 self._flush(deltas)
-            finally:
-                # After an error it may be there: what was added twice nobody could ever tell.
-                with self._lock:
-                    for name, delta in deltas.items():
-                        self._pending[name] -= delta
 
     def close(self) -> None:
         """Add what is pending and end."""
@@ -91,3 +110,9 @@ class Totals:
                 "'juicecache fsck --repair --sync-dir-stat' counts them again: %s",
                 error,
             )
+
+
+def _close(totals: weakref.ref[Totals]) -> None:
+    found = totals()
+    if found is not None:
+        found.close()

@@ -174,12 +174,13 @@ class Transaction(ABC):
         """
         return
 
-    def expect_path(self, names: Sequence[bytes]) -> None:
+    def expect_path(self, names: Sequence[bytes]) -> int | None:
         """Announce that the directory of a path from the root, and its last name, come next.
 
-        A hint as `expect`; names that are no plain entries are for the rules of ``tree``.
+        A hint as `expect`. Returns the inode of the directory where plain entries lead to it and
+        that is known; everything else is for the rules of ``tree``.
         """
-        return
+        return None
 
     @abstractmethod
     def get(self, table: type[RowT], *key: int | str | bytes, lock: bool = False) -> RowT | None:

@@ -7,7 +7,7 @@ others are committed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from juicecache.errors import EntryExistsError, FileError, IsDirectoryError
@@ -34,7 +34,14 @@ from juicecache.meta.entries import (
     lock_directories,
 )
 from juicecache.meta.rows import Chunk, DirStats, Edge
-from juicecache.meta.tree import NewNode, lookup, new_attr, note_creation, resolve
+from juicecache.meta.tree import (
+    NewNode,
+    directory_of,
+    lookup,
+    new_attr,
+    note_creation,
+    resolve,
+)
 from juicecache.meta.usage import Ledger
 from juicecache.model.attr import Attr, NodeType
 
@@ -81,21 +88,7 @@ def commit_files(
         All of them together exceed the capacity of the volume.
     """
     ledger = Ledger()
-    if len(files) == 1:
-        tx.expect_path(files[0].names)
-    directories = _lock_directories(tx, {file.names[:-1] for file in files})
-    tx.expect(
-        *(
-            Want(Edge, (directory.inode, file.names[-1]))
-            for file in files
-            if isinstance(directory := directories[file.names[:-1]], Attr)
-        ),
-        *(
-            Want(DirStats, (directory.inode,))
-            for directory in directories.values()
-            if isinstance(directory, Attr)
-        ),
-    )
+    directories = _lock_directories(tx, files)
     outcomes: list[Attr | FileError] = []
     done: dict[int | tuple[int, bytes], Attr] = {}
     written: list[NewSlice] = []
@@ -118,19 +111,42 @@ def commit_files(
 
 
 def _lock_directories(
-    tx: Transaction, paths: Collection[tuple[bytes, ...]]
+    tx: Transaction, files: Sequence[WholeFile]
 ) -> dict[tuple[bytes, ...], Attr | FileError]:
-    """Lock the directories at paths, in ascending order; tell which are none, or missing."""
+    """Lock the directories of files, in ascending order; tell which are none, or missing."""
+    places = _directories(tx, files)
     found: dict[tuple[bytes, ...], Attr | FileError] = {}
-    for names in paths:
+    there = [(inode, names) for names, inode in places.items() if isinstance(inode, int)]
+    entries = ((places[file.names[:-1]], file.names[-1]) for file in files)
+    tx.expect(
+        *(Want(Attr, (inode,), lock=True) for inode in sorted({inode for inode, _ in there})),
+        *(Want(Edge, (inode, name)) for inode, name in entries if isinstance(inode, int)),
+        *(Want(DirStats, (inode,)) for inode, _ in there),
+    )
+    for inode, names in sorted(there):
         try:
-            found[names] = resolve(tx, names)
+            (found[names],) = lock_directories(tx, (inode, b"/".join(names)))
         except FileError as error:
             found[names] = error
-    there = [(names, attr) for names, attr in found.items() if isinstance(attr, Attr)]
-    for names, attr in sorted(there, key=lambda pair: pair[1].inode):
+    refused = {names: error for names, error in places.items() if isinstance(error, FileError)}
+    return found | refused
+
+
+def _directories(
+    tx: Transaction, files: Sequence[WholeFile]
+) -> dict[tuple[bytes, ...], int | FileError]:
+    """Return the inodes of the files' directories, or why there are none."""
+    places: dict[tuple[bytes, ...], Callable[[], int]] = {
+        names: lambda names=names: resolve(tx, names).inode  # type: ignore[misc]  # mypy cannot infer a lambda default
+        for names in {file.names[:-1] for file in files}
+    }
+    if len(files) == 1:
+        # The name of a single one is looked for at once.
+        places = {files[0].names[:-1]: lambda: directory_of(tx, files[0].names)}
+    found: dict[tuple[bytes, ...], int | FileError] = {}
+    for names, find in places.items():
         try:
-            (found[names],) = lock_directories(tx, (attr.inode, b"/".join(names)))
+            found[names] = find()
         except FileError as error:
             found[names] = error
     return found

@@ -110,7 +110,7 @@ class Meta(Lookups):
         node = NewNode(self._inodes.take()[0], kind, mode, target, rdev)
 
         def body(tx: Transaction, ctx: Context) -> Attr:
-            return tree.create(tx, ctx, tree.directory_of(tx, names).inode, names[-1], node)
+            return tree.create(tx, ctx, tree.directory_of(tx, names), names[-1], node)
 
         return self._change(path, body)
 
@@ -140,7 +140,7 @@ class Meta(Lookups):
         act = remove.rmdir if directory else remove.unlink
 
         def body(tx: Transaction, ctx: Context) -> Removed:
-            return act(tx, ctx, tree.directory_of(tx, names).inode, names[-1])
+            return act(tx, ctx, tree.directory_of(tx, names), names[-1])
 
         return self._change(path, body, removing=True, skip_trash=skip_trash)
 
@@ -159,8 +159,8 @@ class Meta(Lookups):
         old, new = self._entry(source), self._entry(target)
 
         def body(tx: Transaction, ctx: Context) -> Removed | None:
-            origin = tree.directory_of(tx, old).inode
-            place = tree.directory_of(tx, new).inode
+            origin = tree.directory_of(tx, old)
+            place = tree.directory_of(tx, new)
             return rename.rename(tx, ctx, (origin, old[-1]), (place, new[-1]), mode=mode)
 
         return self._change(source, body, target=target, removing=True)
@@ -171,7 +171,7 @@ class Meta(Lookups):
 
         def body(tx: Transaction, ctx: Context) -> Attr:
             inode = tree.resolve(tx, old, follow=False).inode
-            return tree.link(tx, ctx, inode, tree.directory_of(tx, new).inode, new[-1])
+            return tree.link(tx, ctx, inode, tree.directory_of(tx, new), new[-1])
 
         return self._change(source, body, target=target)
 
@@ -355,7 +355,7 @@ class Meta(Lookups):
         def body(tx: Transaction, ctx: Context) -> None:
             origin = tree.resolve(tx, old)
             parent = tree.directory_of(tx, new)
-            copying.replace_with_copy(tx, ctx, origin, parent.inode, new[-1], inode)
+            copying.replace_with_copy(tx, ctx, origin, parent, new[-1], inode)
 
         self._change(source, body, target=target)
 

@@ -203,11 +203,10 @@ def resolve(tx: Transaction, parts: Sequence[bytes], *, follow: bool = True) -> 
     return here
 
 
-def directory_of(tx: Transaction, parts: Sequence[bytes]) -> Attr:
-    """Return the directory that a path's last name is in, or shall be; raises like `resolve`."""
-    if _MEANINGS.isdisjoint(parts):
-        tx.expect_path(parts)
-    return resolve(tx, parts[:-1])
+def directory_of(tx: Transaction, parts: Sequence[bytes]) -> int:
+    """Return the inode that a path's last name is in, or shall be; raises like `resolve`."""
+    inode = tx.expect_path(parts) if _MEANINGS.isdisjoint(parts) else None
+    return resolve(tx, parts[:-1]).inode if inode is None else inode
 
 
 def children(

@@ -504,7 +504,8 @@ class Volume:
         EntryExistsError
             ``exclusive`` and the name is taken.
         """
-        if exclusive and self.exists(path):
+        # Before anything is stored; the commit decides.
+        if exclusive and len(content) and self.exists(path):
             raise EntryExistsError(path)
         whole_files.write_file(self.parts(), path, content, exclusive=exclusive)
 

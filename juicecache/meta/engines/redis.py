@@ -225,7 +225,7 @@ class _RedisTransaction(Transaction):
         self._ready: dict[Command, Any] = {}
         """Replies to commands that will be asked."""
         self._followed: dict[tuple[bytes, ...], tuple[Attr | None, int, int]] = {}
-        """Where paths from the root lead, of which that is known."""
+        """Where paths from the root lead that are not whole: who looked for them will ask."""
         self._checks: list[tuple[str, Any, str, Command]] = []
         self._seen: dict[tuple[type, Key], Row | None] = {}
         self.route = codecs[Record].name("setting")
@@ -416,21 +416,22 @@ class _RedisTransaction(Transaction):
         attr, _, _ = self.follow(parent, [name])
         return attr
 
-    def expect_path(self, names: Sequence[bytes]) -> None:
+    def expect_path(self, names: Sequence[bytes]) -> int | None:
         ((entry, value, _, _, count, holder, holder_value),) = self._run_find(
             [[b"%d" % ROOT_INODE, *names]], b"0"
         )
         if count < len(names) - 1 or holder_value is None:
-            return
+            return None
         inode = int(holder)
+        if not unpack_attr(inode, holder_value).is_directory:
+            return None
         self._ready[b"GET", self._codecs[Attr].at("i", inode)] = holder_value
         found = entry if count == len(names) else None
         self._ready[b"HGET", self._codecs[Edge].at("d", inode), names[-1]] = found
         if found is not None:
             child = unpack_edge(found)[1]
             self._ready[b"GET", self._codecs[Attr].at("i", child)] = value
-        # The holder is a directory: nobody asks which one it is in itself.
-        self._followed[tuple(names[:-1])] = unpack_attr(inode, holder_value), 0, len(names) - 1
+        return inode
 
     def follow(self, start: int, names: Sequence[bytes]) -> tuple[Attr | None, int, int]:
         if start == ROOT_INODE and (known := self._followed.get(tuple(names))) is not None:
@@ -450,11 +451,15 @@ class _RedisTransaction(Transaction):
         for first in range(0, len(paths), _PATHS_BATCH):
             batch = paths[first : first + _PATHS_BATCH]
             replies = self._run_find([[root, *names] for names in batch], b"1")
-            for names, (entry, value, records, _, count, _, _) in zip(batch, replies, strict=True):
-                if entry is None or count < len(names):
+            for names, (entry, value, records, directory, count, _, _) in zip(
+                batch, replies, strict=True
+            ):
+                attr = None if entry is None else unpack_attr(unpack_edge(entry)[1], value)
+                if attr is None or count < len(names):
+                    self._followed[tuple(names)] = attr, int(directory), count
                     found.append(None)
                 else:
-                    found.append(Found(unpack_attr(unpack_edge(entry)[1], value), records))
+                    found.append(Found(attr, records))
         return found
 
     def _run_find(self, paths: list[list[bytes]], records: bytes) -> list[list[Any]]:

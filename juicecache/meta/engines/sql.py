@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from juicecache.errors import (
     CommitUnknownError,
@@ -40,7 +40,16 @@ from juicecache.meta.engines.sql_server import (
 )
 from juicecache.meta.engines.sql_statements import SqlStatements, behind_values
 from juicecache.meta.engines.sql_totals import Totals
-from juicecache.meta.rows import ALL_TABLES, OWN_TABLES, SETTING, Counter, Record, Row, key_of
+from juicecache.meta.rows import (
+    ALL_TABLES,
+    OWN_TABLES,
+    SETTING,
+    Counter,
+    Edge,
+    Record,
+    Row,
+    key_of,
+)
 from juicecache.model.attr import ROOT_INODE, Attr
 
 T = TypeVar("T")
@@ -282,6 +291,14 @@ class SqlEngine(Engine):
             self._totals.reset()
 
 
+class _Way(NamedTuple):
+    """How far a path leads: the last inode, its first slice list, and all inodes on the way."""
+
+    attr: Attr | None
+    records: bytes
+    inodes: list[int]
+
+
 class _SqlTransaction(Transaction):
     """Reads of one transaction."""
 
@@ -298,6 +315,9 @@ class _SqlTransaction(Transaction):
         self._first: tuple[list[Statement], list[Answer]] | None = None
         self._waits = False
         self._ready: dict[tuple[type, Key], tuple[Row | None, bool]] = {}
+        self._traced: dict[tuple[bytes, ...], _Way] = {}
+        self._entries_seen: dict[Key, int] = {}
+        """Inodes of entries that are expected: who locks an entry will lock its inode."""
 
     def reads_only(self, *, snapshot: bool) -> None:
         """Read, from a snapshot: from its beginning, or from the second statement on."""
@@ -326,7 +346,12 @@ class _SqlTransaction(Transaction):
 
     def expect(self, *wanted: Want) -> None:
         groups: dict[tuple[type[Row], bool], list[Key]] = {}
-        for want in wanted:
+        behind = [
+            Want(Attr, (self._entries_seen[want.key],), lock=True)
+            for want in wanted
+            if want.table is Edge and want.lock and want.key in self._entries_seen
+        ]
+        for want in (*wanted, *behind):
             if self._known(want.table, want.key, lock=want.lock) is None:
                 groups.setdefault((want.table, want.lock), []).append(want.key)
         statements: list[Statement] = []
@@ -421,37 +446,58 @@ class _SqlTransaction(Transaction):
         rows = self._rows(self._sql.lookup, (parent, name))
         return attr_of(tuple(rows[0])) if rows else None
 
+    def expect_path(self, names: Sequence[bytes]) -> int | None:
+        if not 0 < len(names) <= _JOINS_MAX:
+            return None
+        way = self._trace(ROOT_INODE, [names])[0]
+        if len(way.inodes) == len(names):
+            directory = ROOT_INODE if len(names) == 1 else way.inodes[-2]
+            self._entries_seen[directory, names[-1]] = way.inodes[-1]
+            return directory
+        if len(way.inodes) < len(names) - 1 or (way.attr and not way.attr.is_directory):
+            return None
+        return way.inodes[-1] if way.inodes else ROOT_INODE
+
     def follow(self, start: int, names: Sequence[bytes]) -> tuple[Attr | None, int, int]:
         if not 0 < len(names) <= _JOINS_MAX:
             return super().follow(start, names)
-        rows = self._rows(self._sql.follow(len(names)), [*names[1:], start, names[0]])
-        if not rows:
-            return None, start, 0
-        width = len(Attr._fields)
-        way = [inode for inode in rows[0][width:] if inode is not None]
-        directory = way[-2] if len(way) > 1 else start
-        return attr_of(tuple(rows[0][:width])), directory, len(way)
+        known = self._traced.get(tuple(names)) if start == ROOT_INODE else None
+        way = known or self._trace(start, [names])[0]
+        return way.attr, ([start, start, *way.inodes])[-2], len(way.inodes)
 
     def find(self, names: Sequence[bytes]) -> Found | None:
         return self.find_many([names])[0]
 
     def find_many(self, paths: Sequence[Sequence[bytes]]) -> list[Found | None]:
         found: list[Found | None] = [None] * len(paths)
-        statements: list[Statement] = []
-        places: list[int] = []
+        short = [at for at, names in enumerate(paths) if 0 < len(names) <= _JOINS_MAX]
+        ways = self._trace(ROOT_INODE, [paths[at] for at in short]) if short else []
+        for at, way in zip(short, ways, strict=True):
+            if way.attr is not None and len(way.inodes) == len(paths[at]):
+                found[at] = Found(way.attr, way.records)
+            else:
+                # Who looked for it will ask how far the path leads.
+                self._traced[tuple(paths[at])] = way
         for at, names in enumerate(paths):
             if len(names) > _JOINS_MAX:
                 found[at] = super().find(names)
-            elif names:
-                parameters = [*names[1:], ROOT_INODE, names[0]]
-                statements.append((self._sql.find(len(names)), parameters))
-                places.append(at)
-        width = len(Attr._fields)
-        for at, answer in zip(places, self._run(statements) if statements else [], strict=True):
-            if answer.rows:
-                row = answer.rows[0]
-                found[at] = Found(attr_of(tuple(row[:width])), bytes(row[width]))
         return found
+
+    def _trace(self, start: int, paths: Sequence[Sequence[bytes]]) -> list[_Way]:
+        """Follow paths from a directory as far as they lead."""
+        answers = self._run(
+            [(self._sql.follow(len(names)), [*names[1:], start, names[0]]) for names in paths]
+        )
+        width = len(Attr._fields)
+        ways = []
+        for answer in answers:
+            if not answer.rows:
+                ways.append(_Way(None, b"", []))
+                continue
+            row = answer.rows[0]
+            inodes = [inode for inode in row[width + 1 :] if inode is not None]
+            ways.append(_Way(attr_of(tuple(row[:width])), bytes(row[width]), inodes))
+        return ways
 
     def children(
         self, parent: int, *, after: bytes = b"", limit: int | None = None

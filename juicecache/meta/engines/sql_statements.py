@@ -249,29 +249,10 @@ class SqlStatements:
         self.log = f"INSERT INTO {tables[ChangeLine].name} (entry) VALUES (%s)"
         self._texts: dict[tuple[str, int], str] = {}
 
-    def find(self, depth: int) -> str:
-        """Return the look-up of a path of names: the inode, and its first slice list."""
-        key = "find", depth
-        if key not in self._texts:
-            attr = self.tables[Attr].select("n.")
-            steps = [f"{self._edge} e0"]
-            for at in range(1, depth):
-                above = f"e{at - 1}"
-                steps.append(
-                    f"JOIN {self._edge} e{at} ON e{at}.parent = {above}.inode"
-                    f" AND {above}.type = {NodeType.DIRECTORY:d} AND e{at}.name = %s"
-                )
-            self._texts[key] = (
-                f"SELECT {attr}, {self._records} FROM {' '.join(steps)}"
-                f" JOIN {self._node} n ON n.inode = e{depth - 1}.inode {self._first}"
-                " WHERE e0.parent = %s AND e0.name = %s"
-            )
-        return self._texts[key]
-
     def follow(self, depth: int) -> str:
         """Return the look-up of as much of a path as there is; see `Transaction.follow`.
 
-        Comes with the inodes of all entries on the way, behind the attributes of the last one.
+        Comes with the first slice list of the last one, and the inodes of all on the way.
         """
         key = "follow", depth
         if key not in self._texts:
@@ -286,8 +267,9 @@ class SqlStatements:
             inodes = [f"e{at}.inode" for at in range(depth)]
             last = f"coalesce({', '.join(reversed(inodes))})" if depth > 1 else inodes[0]
             self._texts[key] = (
-                f"SELECT {attr}, {', '.join(inodes)} FROM {' '.join(steps)}"
-                f" JOIN {self._node} n ON n.inode = {last} WHERE e0.parent = %s AND e0.name = %s"
+                f"SELECT {attr}, {self._records}, {', '.join(inodes)} FROM {' '.join(steps)}"
+                f" JOIN {self._node} n ON n.inode = {last} {self._first}"
+                " WHERE e0.parent = %s AND e0.name = %s"
             )
         return self._texts[key]
 

@@ -79,7 +79,11 @@ class Site:
 
         make = volume.write_file
         return [
-            ("stat", "operations/s", duel(each("ours", volume.stat), each("theirs", os.stat), FILES)),
+            (
+                "stat",
+                "operations/s",
+                duel(each("ours", volume.stat), each("theirs", os.stat), FILES),
+            ),
             (
                 "create",
                 "operations/s",

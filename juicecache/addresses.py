@@ -15,8 +15,11 @@ from urllib.parse import parse_qsl, unquote
 from juicecache.errors import ConfigError
 
 VOLUME_SCHEMES = ("juicecache", "jc")
-_FORMS = "sqlite3:///absolute.db or sqlite3://relative.db"
-"""What can be served; the other engines' addresses are understood, and refused by the opener."""
+_FORMS = (
+    "sqlite3:///absolute.db, redis://host:6379/1, postgres://user@host:5432/database or "
+    "mysql://user@(host:3306)/database"
+)
+"""What an address looks like, for errors."""
 _NETWORK_SCHEMES = ("redis", "rediss", "postgres", "mysql")
 _ANY_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PREFIX = re.compile(r"[A-Za-z0-9_]{1,32}")
@@ -73,8 +76,8 @@ def parse_meta(url: str, environ: Mapping[str, str] = os.environ) -> MetaAddress
     Raises
     ------
     ConfigError
-        The URL has none of the forms that exist. Whether this package serves the engine
-        is for the opener to say.
+        The URL has none of the forms that exist. What stands behind the host is for the engine
+        to understand.
     """
     match = _ANY_SCHEME.match(url)
     if match is None:

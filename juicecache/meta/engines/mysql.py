@@ -155,6 +155,11 @@ class Mysql(SqlServer):
             answers += self._query(cursor, waiting)
         return answers
 
+    def in_transaction(self, connection: Connection) -> bool:
+        """Return whether a transaction was begun and not ended, as of the last good answer."""
+        flag = self._driver.constants.SERVER_STATUS.SERVER_STATUS_IN_TRANS
+        return bool(connection.server_status & flag)
+
     def _query(self, cursor: Any, texts: list[str]) -> list[Answer]:
         driver = self._driver
         answers = []

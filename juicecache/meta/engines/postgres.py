@@ -140,6 +140,11 @@ class Postgres(SqlServer):
                 raise LostError(str(error)) from error
             raise self._translated(error) from error
 
+    def in_transaction(self, connection: Connection) -> bool:
+        """Return whether a transaction was begun and not ended."""
+        idle = self._driver.pq.TransactionStatus.IDLE
+        return bool(connection.info.transaction_status != idle)
+
     def _translated(self, error: Any) -> JuicecacheError:
         state = error.sqlstate or ""
         if state in _CONFLICTS:

@@ -4,8 +4,9 @@ Laws:
 
 * A row that is read with ``lock`` stays as it is until the commit (``FOR UPDATE``); what is read
   without is as it was then (READ COMMITTED). Unique keys find the races of insertions.
-* What a transaction only reads comes from one snapshot. A body with a single statement needs no
-  transaction: it is begun with the second, which finds out whether the first still holds.
+* What a transaction only reads comes from one snapshot. What a body asks first is answered alone,
+  and for most bodies that is all; the snapshot begins with what it asks next, and with the
+  question whether the first answer still holds.
 * Statements travel together: BEGIN with the first of them, the commit's all at once.
 """
 
@@ -62,6 +63,9 @@ _PAGE = 5000
 """Rows of a scan that are held at once."""
 _JOINS_MAX = 16
 """Names of a path that one statement follows: planning more takes longer than asking twice."""
+
+
+_COMMIT: Statement = ("COMMIT", ())
 
 
 class _StaleError(Exception):
@@ -130,7 +134,8 @@ class SqlEngine(Engine):
 
     def _rolled_back(self, connection: Connection) -> bool:
         try:
-            self._server.run(connection, [("ROLLBACK", ())])
+            if self._server.in_transaction(connection):
+                self._server.run(connection, [("ROLLBACK", ())])
         except (LostError, JuicecacheError):
             return False
         return True
@@ -145,7 +150,7 @@ class SqlEngine(Engine):
                 self._server.run(connection, [("ROLLBACK", ())])
                 continue
             if tx.began:
-                self._server.run(connection, [("COMMIT", ())])
+                self._server.run(connection, [_COMMIT])
             if tx.writes:
                 raise RuntimeError("a read transaction made writes: use Engine.write")
             return result
@@ -165,7 +170,7 @@ class SqlEngine(Engine):
             if commit.statements:
                 self._commit(connection, commit.statements, began=tx.began)
             elif tx.began:
-                self._server.run(connection, [("COMMIT", ())])
+                self._server.run(connection, [_COMMIT])
         except CommitUnknownError:
             raise
         except BaseException:
@@ -182,11 +187,12 @@ class SqlEngine(Engine):
     def _commit(self, connection: Connection, prepared: Sequence[Prepared], *, began: bool) -> None:
         begin: list[Statement] = [] if began else [(self._server.begin_write, ())]
         statements = [*begin, *(one.statement for one in prepared)]
-        end: Statement = ("COMMIT", ())
         is_whole = bool(self._sql.dialect.required)
         try:
             # A COMMIT may travel along only where a missing row stops the server before it.
-            answers = self._server.run(connection, [*statements, end] if is_whole else statements)
+            answers = self._server.run(
+                connection, [*statements, _COMMIT] if is_whole else statements
+            )
         except LostError as error:
             if is_whole:
                 raise self._unknown(error) from error
@@ -199,7 +205,7 @@ class SqlEngine(Engine):
             if one.required and answer.count == 0:
                 raise ConflictError(one.required)
         try:
-            self._server.run(connection, [end])
+            self._server.run(connection, [_COMMIT])
         except (LostError, EngineUnavailableError) as error:
             raise self._unknown(error) from error
 
@@ -219,9 +225,7 @@ class SqlEngine(Engine):
 
         def action(connection: Connection) -> None:
             try:
-                self._server.run(
-                    connection, [(self._server.begin_write, ()), *statements, ("COMMIT", ())]
-                )
+                self._server.run(connection, [(self._server.begin_write, ()), *statements, _COMMIT])
             except LostError as error:
                 raise self._unknown(error) from error
 
@@ -327,12 +331,15 @@ class _SqlTransaction(Transaction):
     def _run(self, statements: list[Statement]) -> list[Answer]:
         if self.began:
             return self._server.run(self._connection, statements)
-        if self._waits and self._first is None and len(statements) == 1:
-            answers = self._server.run(self._connection, statements)
+        begin: list[Statement] = [(text, ()) for text in self._begin]
+        if self._waits and self._first is None:
+            # Several statements are a transaction of their own, which ends with them.
+            around, end = (begin, [_COMMIT]) if len(statements) > 1 else ([], [])
+            answers = self._server.run(self._connection, [*around, *statements, *end])
+            answers = answers[len(around) : len(around) + len(statements)]
             self._first = statements, answers
             return answers
         before, known = self._first or ([], [])
-        begin: list[Statement] = [(text, ()) for text in self._begin]
         self.began = True
         answers = self._server.run(self._connection, [*begin, *before, *statements])[len(begin) :]
         if [answer.rows for answer in answers[: len(before)]] != [one.rows for one in known]:

@@ -88,6 +88,10 @@ class SqlServer(ABC):
             Whatever else the server says.
         """
 
+    @abstractmethod
+    def in_transaction(self, connection: Connection) -> bool:
+        """Return whether a transaction was begun and not ended; no round trip."""
+
     def describe(self) -> str:
         """Return the address without user and password."""
         location = self.address.location.rpartition("@")[2]

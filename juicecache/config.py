@@ -362,6 +362,12 @@ class VolumeOptions:
         "certificate that all share",
     )
     read_only: bool = _option("flag", "false", "refuse every change; needs no right to write")
+    no_bgjob: bool = _option(
+        "flag",
+        "false",
+        "leave the upkeep of the volume to other clients: expired trash, content of removed files, "
+        "sessions of clients that died",
+    )
     subdir: str = _option("text", "", "the folder of the volume that is the root for this client")
     heartbeat_s: float = _option(
         "time",

@@ -17,6 +17,7 @@ from typing import TypeAlias
 from urllib.parse import quote
 
 from juicecache.meta.engine import Origin, Transaction
+from juicecache.meta.rows import ChangeLine
 from juicecache.model.attr import Attr
 from juicecache.model.slices import SliceRecord
 
@@ -121,6 +122,30 @@ def note_attributes(tx: Transaction, attr: Attr, changed: int) -> None:
     times = atime[0], mtime[0], atime[1], mtime[1], *ctime
     values = attr.inode, changed, 0, *owner, int(attr.flags), *times, attr.access_acl
     note(tx, "SETATTR", *values, now_ns=attr.ctime_ns)
+
+
+def trim(tx: Transaction, now_s: int, *, age_s: int, lines: int, limit: int) -> int:
+    """Remove up to ``limit`` of the oldest lines: of a greater age, or beyond so many lines.
+
+    0 is no bound, for each. Returns how many were removed; fewer than ``limit`` says that the rest
+    may stay.
+    """
+    oldest = list(tx.scan(ChangeLine, limit=limit))
+    if not oldest:
+        return 0
+    excess = limit if lines else 0
+    if lines:
+        behind = tx.scan(ChangeLine, after=(oldest[-1].number,), limit=lines)
+        excess = len(oldest) + sum(1 for _ in behind) - lines
+    count = 0
+    for number, line in enumerate(oldest):
+        seconds = line.text.partition(".")[0]
+        is_old = age_s > 0 and seconds.isdigit() and int(seconds) < now_s - age_s
+        if not is_old and number >= excess:
+            break
+        tx.delete(ChangeLine, line.number)
+        count += 1
+    return count
 
 
 def _shown(value: Value) -> str:

@@ -70,6 +70,8 @@ class Gate:
         self._origins = Origins(lambda: presence.sid, clock)
         self._quotas: frozenset[int] = frozenset()
         self._hour = (0, 0)
+        self.before_first_change: Callable[[], None] | None = None
+        """Called once, when somebody is about to change the volume and may."""
 
     @property
     def read_only(self) -> bool:
@@ -129,6 +131,9 @@ class Gate:
         self.check()
         if self._obstacle is not None:
             raise ReadOnlyVolumeError(path, f"writing is refused: {self._obstacle}")
+        if self.before_first_change is not None:
+            call, self.before_first_change = self.before_first_change, None
+            call()
 
     def context(self) -> Context:
         """Return the facts of an operation that starts now and takes no name away."""

@@ -77,6 +77,8 @@ _MEMBERS = (
     _Member("UserGroupQuota", "user_group_quota", bool),
     _Member("EnableACL", "acl", bool, omit=False),
     _Member("ChangeLog", "change_log", bool),
+    _Member("ChangeLogMaxAge", "change_log_age_s", int),
+    _Member("ChangeLogMaxLines", "change_log_lines", int),
 )
 """In the order in which the official client writes them; ``Tiers`` follows ``StorageClass``."""
 _BY_FIELD = {member.field: member for member in _MEMBERS}
@@ -141,6 +143,8 @@ class Setting:
     user_group_quota: bool = False
     acl: bool = False
     change_log: bool = False
+    change_log_age_s: int = 0
+    change_log_lines: int = 0
     storage_class: str = ""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 

@@ -17,22 +17,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from juicecache.errors import JuicecacheError
-from juicecache.meta import compaction, dropping, remove, session, trash
+from juicecache.meta import dropping
 from juicecache.meta.dropping import SliceKey
-from juicecache.meta.engine import Transaction
-from juicecache.meta.remove import Removed
-from juicecache.meta.rows import Chunk, DelayedSlices, DeletedFile, SliceRef
-from juicecache.model.attr import Attr
+from juicecache.meta.rows import SliceRef
 from juicecache.model.layout import BlockKey, Layout, parse_block_name
-from juicecache.model.slices import RECORD_BYTES, refs_of
 from juicecache.objects.store import ObjectInfo, ObjectStore
 from juicecache.runtime import start
-from juicecache.volume.cleaning import clean_file, delete_slices, is_droppable
-from juicecache.volume.compacting import compact_chunk
+from juicecache.volume.collector import Collector, GcReport
 from juicecache.volume.parts import Parts
 
 _PAGE = 1000
@@ -43,60 +37,6 @@ _CANDIDATES_MAX = 100_000
 """Objects that seem to be leaked and wait for one scan of all chunks: some 20 MB."""
 _CLAIMED = 100
 """Slices marked, deleted and forgotten at a time."""
-_DETACHED_S = 24 * 3600
-"""A clone that takes longer than a day has died: the bound of the official client."""
-_ERRORS_MAX = 100
-"""Errors kept in a report: enough to see the pattern."""
-
-
-@dataclass(frozen=True, slots=True)
-class GcReport:
-    """What was found, and with ``delete`` and ``compact`` removed and merged; bytes as stored.
-
-    Attributes
-    ----------
-    stale_sessions, expired_trash, detached_trees, deleted_files, delayed_rows, dead_slices
-        Sessions without a heartbeat, hourly trash directories past their time, clones never
-        attached, removed files with content, expired rows of compactions, slices without
-        a reference.
-    trash_entries
-        Entries removed from the trash.
-    compacted_chunks
-        Chunks whose records were merged.
-    objects
-        Listed objects: ``valid`` ones are needed, ``pending`` ones belong to slices without a
-        reference, ``leaked`` ones to nothing, ``skipped`` ones to nothing but are young, and
-        ``other`` ones are no blocks and are never touched.
-    removed_objects
-        Leaked objects that were removed.
-    errors
-        What could not be done, a bounded number.
-    """
-
-    stale_sessions: int = 0
-    expired_trash: int = 0
-    trash_entries: int = 0
-    detached_trees: int = 0
-    deleted_files: int = 0
-    delayed_rows: int = 0
-    dead_slices: int = 0
-    compacted_chunks: int = 0
-    objects: int = 0
-    valid_objects: int = 0
-    valid_bytes: int = 0
-    pending_objects: int = 0
-    pending_bytes: int = 0
-    leaked_objects: int = 0
-    leaked_bytes: int = 0
-    skipped_objects: int = 0
-    skipped_bytes: int = 0
-    other_objects: int = 0
-    removed_objects: int = 0
-    errors: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return asdict(self)
 
 
 @dataclass(slots=True)
@@ -167,7 +107,7 @@ def collect_garbage(
     return collector.report
 
 
-class _Collector:
+class _Collector(Collector):
     """One run: the steps in order, and the report so far."""
 
     def __init__(
@@ -178,147 +118,10 @@ class _Collector:
         min_age_s: float,
         progress: Callable[[GcReport], None] | None,
     ) -> None:
-        self.report = GcReport()
-        self._parts = parts
-        self._engine = parts.engine
-        self._delete = delete
+        super().__init__(parts, delete=delete)
         self._progress = progress
-        self._now_ns = parts.meta.gate.now_ns()
-        self._now_s = self._now_ns // 1_000_000_000
-        self._trash_days = parts.meta.gate.setting.trash_days
         # Files carry the time of this machine, objects that of their server.
         self._young_ns = time.time_ns() - round(min_age_s * 1e9)
-
-    # ------------------------------------------------------------------ rows
-
-    def collect_sessions(self) -> None:
-        def act(sid: int) -> None:
-            done = False
-            while not done:
-                removed, done = self._engine.write(
-                    lambda tx: session.close_stale_session(tx, sid, self._now_s)
-                )
-                for inode in removed:
-                    clean_file(self._parts, inode)
-
-        self._each(
-            "stale_sessions",
-            lambda tx, after: session.stale_sessions(tx, self._now_s, after=after, limit=_PAGE),
-            act,
-        )
-
-    def collect_trash(self) -> None:
-        hours = self._engine.read(
-            lambda tx: trash.expired_hours(tx, self._now_ns, self._trash_days)
-        )
-        self._count(expired_trash=len(hours))
-        for edge in hours if self._delete else ():
-            try:
-                gate = self._parts.meta.gate
-                while removed := gate.remove(
-                    lambda tx, ctx, edge=edge: remove.remove_below(  # type: ignore[misc]  # mypy cannot infer a lambda default
-                        tx, ctx, edge.inode, limit=_PAGE
-                    ),
-                    skip_trash=True,
-                ):
-                    self._finish(removed)
-                    self._count(trash_entries=len(removed))
-                ctx = gate.context()
-                self._engine.write(
-                    lambda tx, edge=edge, ctx=ctx: trash.drop_hour(tx, ctx, edge.name)  # type: ignore[misc]
-                )
-            except JuicecacheError as error:
-                self._fail(f"trash of {edge.name.decode()}", error)
-
-    def collect_detached(self) -> None:
-        def act(top: int) -> None:
-            done = False
-            while not done:
-                removed, done = self._parts.meta.gate.remove(
-                    lambda tx, ctx: remove.remove_detached(tx, ctx, top, limit=_PAGE),
-                    skip_trash=True,
-                )
-                self._finish(removed)
-
-        before_s = self._now_s - _DETACHED_S
-        self._each(
-            "detached_trees",
-            lambda tx, after: dropping.detached_nodes(tx, before_s, after=after, limit=_PAGE),
-            act,
-        )
-
-    def collect_deleted_files(self) -> None:
-        # Of any age: dropping is safe beside the client that removed the file.
-        self._each(
-            "deleted_files",
-            lambda tx, after: [
-                row.inode for row in tx.scan(DeletedFile, after=(after,), limit=_PAGE)
-            ],
-            lambda inode: clean_file(self._parts, inode),
-        )
-
-    def collect_delayed(self) -> None:
-        def act(slice_id: int) -> None:
-            dead = self._engine.write(lambda tx: compaction.drop_delayed(tx, slice_id))
-            delete_slices(self._parts, dead)
-
-        before_s = self._now_s - self._trash_days * 86_400
-        self._each(
-            "delayed_rows",
-            lambda tx, after: compaction.expired_delayed(tx, before_s, after=after, limit=_PAGE),
-            act,
-        )
-
-    def collect_dead_slices(self) -> None:
-        for rows in self._engine.sweep(SliceRef, page=_PAGE):
-            dead = dropping.dead_slices(rows)
-            self._count(dead_slices=len(dead))
-            if dead and self._delete:
-                used = self._mentioned({slice_id for slice_id, _ in dead})
-                for slice_id in sorted(used):
-                    self._fail(f"slice {slice_id}", "it has no reference, yet a file uses it")
-                try:
-                    delete_slices(self._parts, [key for key in dead if key[0] not in used])
-                except JuicecacheError as error:
-                    self._fail("slices without a reference", error)
-
-    def compact(self) -> None:
-        for row in self._chunks():
-            inode, index = row.inode, row.index
-            if len(row.slices) <= RECORD_BYTES or not self._is_node(inode):
-                continue
-            try:
-                self._count(compacted_chunks=compact_chunk(self._parts, inode, index))
-            except JuicecacheError as error:
-                self._fail(f"chunk {index} of inode {inode}", error)
-
-    def _is_node(self, inode: int) -> bool:
-        return self._engine.read(lambda tx: tx.get(Attr, inode)) is not None
-
-    def _each(
-        self,
-        name: str,
-        find: Callable[[Transaction, int], list[int]],
-        act: Callable[[int], None],
-    ) -> None:
-        """Count what ``find`` finds behind an id, page by page; with ``delete``, ``act`` on it."""
-        after = 0
-        while found := self._engine.read(lambda tx: find(tx, after)):  # noqa: B023
-            self._count(**{name: len(found)})
-            after = found[-1]
-            for one in found if self._delete else ():
-                try:
-                    act(one)
-                except JuicecacheError as error:
-                    self._fail(f"{name.replace('_', ' ')}: {one}", error)
-
-    def _finish(self, removed: list[Removed]) -> None:
-        """Drop the content of files that lost their last name."""
-        for one in removed:
-            if is_droppable(self._parts, one):
-                clean_file(self._parts, one.inode)
-
-    # ------------------------------------------------------------------ objects
 
     def collect_objects(self) -> None:
         waiting: list[StoredSlice] = []
@@ -406,18 +209,6 @@ class _Collector:
         self._engine.write(lambda tx: dropping.forget_slices(tx, claimed))
         self._count(removed_objects=len(keys))
 
-    def _mentioned(self, slice_ids: set[int]) -> set[int]:
-        """Return which of the slices any chunk or delayed row mentions; reads all of them."""
-        found: set[int] = set()
-        for chunk in self._chunks():
-            found.update(slice_id for slice_id, _ in refs_of(chunk.slices))
-            found &= slice_ids
-        for rows in self._engine.sweep(DelayedSlices, page=_PAGE):
-            for row in rows:
-                found.update(slice_id for slice_id, _ in compaction.entries_of(row.slices))
-                found &= slice_ids
-        return found
-
     def _unmentioned(self, candidates: list[StoredSlice]) -> tuple[set[int], set[int]]:
         """Return ids of slices that something mentions, and of others that have a row after all.
 
@@ -431,22 +222,8 @@ class _Collector:
                 counted.update(slice_ids.intersection(row.slice_id for row in rows))
         return used, counted - used
 
-    def _chunks(self) -> Iterator[Chunk]:
-        for rows in self._engine.sweep(Chunk, page=_PAGE):
-            yield from rows
-
-    # ------------------------------------------------------------------ the report
-
-    def _count(self, **more: int) -> None:
-        changed = {name: getattr(self.report, name) + count for name, count in more.items()}
-        self.report = replace(self.report, **changed)
-
     def _count_objects(self, kind: str, stored: StoredSlice) -> None:
         self._count(**{f"{kind}_objects": len(stored.blocks), f"{kind}_bytes": stored.stored_bytes})
-
-    def _fail(self, what: str, reason: object) -> None:
-        if len(self.report.errors) < _ERRORS_MAX:
-            self.report = replace(self.report, errors=(*self.report.errors, f"{what}: {reason}"))
 
 
 def listed_objects(parts: Parts) -> Iterator[ObjectInfo]:

@@ -36,7 +36,7 @@ _CLEANERS = 2
 """Threads that drop the content of removed files: enough to overlap database and store."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Parts:
     """Everything a volume is made of, in this process."""
 
@@ -54,9 +54,13 @@ class Parts:
     pid: int = field(default_factory=os.getpid)
     cleaning: set[Future[None]] = field(default_factory=set)
     compacting: set[tuple[int, int]] = field(default_factory=set)
+    closing: list[Callable[[], None]] = field(default_factory=list)
+    """What ends before everything else."""
 
     def close(self, *, engine: bool) -> None:
         """Finish background work and release everything, with ``engine`` the database too."""
+        for end in self.closing:
+            end()
         for future in tuple(self.cleaning):
             future.exception()
         self.cleaners.close()

@@ -32,11 +32,12 @@ from juicecache.meta.xattr import XattrMode
 from juicecache.model.attr import Attr, NodeType, in_trash
 from juicecache.model.setting import Setting
 from juicecache.objects.store import Buffer, ObjectStore
-from juicecache.volume import cleaning, insight, mapping, reader, warm, whole_files
+from juicecache.volume import cleaning, insight, mapping, reader, upkeep, warm, whole_files
 from juicecache.volume.batch import Batch
+from juicecache.volume.collector import GcReport
 from juicecache.volume.compacting import compact_path
 from juicecache.volume.fsck import FsckReport, check_volume
-from juicecache.volume.gc import GcReport, collect_garbage
+from juicecache.volume.gc import collect_garbage
 from juicecache.volume.group_report import (
     GroupEntry,
     GroupReport,
@@ -163,6 +164,7 @@ class Volume:
                 self._parts = build_parts(
                     self._meta, self.options, self._wrap_store, ancestor=self._parts
                 )
+                upkeep.attach(self._parts)
             return self._parts
 
     # ------------------------------------------------------------------ the volume

@@ -26,7 +26,7 @@ from juicecache.meta.rows import (
 )
 from juicecache.model.attr import TRASH_INODE, Attr
 from juicecache.model.slices import SliceRecord
-from juicecache.volume import gc
+from juicecache.volume import collector, gc
 from juicecache.volume.volume import Volume
 
 NOW_S = time.time()
@@ -226,12 +226,14 @@ def test_what_fails_is_reported_and_done_the_next_time(volume: Volume) -> None:
 def test_rows_are_counted_and_done_a_page_at_a_time(
     volume: Volume, monkeypatch: pytest.MonkeyPatch, delete: bool
 ) -> None:
-    monkeypatch.setattr(gc, "_PAGE", 2)
+    monkeypatch.setattr(collector, "_PAGE", 2)
     rows = [DeletedFile(inode, 0, 1) for inode in range(100, 105)]
     engine(volume).write(lambda tx: [tx.put(row) for row in rows])
     pages = []
-    clean = gc.clean_file
-    monkeypatch.setattr(gc, "clean_file", lambda *args: (pages.append(args[1]), clean(*args)))
+    clean = collector.clean_file
+    monkeypatch.setattr(
+        collector, "clean_file", lambda *args: (pages.append(args[1]), clean(*args))
+    )
     assert volume.gc(delete=delete).deleted_files == 5
     assert pages == (list(range(100, 105)) if delete else [])
     assert len(scan(volume, DeletedFile)) == (0 if delete else 5)

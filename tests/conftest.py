@@ -10,7 +10,6 @@ import pytest
 from hypothesis import Phase, settings
 
 if TYPE_CHECKING:
-    from juicecache.testing.redis_server import RedisServer
     from juicecache.testing.servers import S3Server
 
 
@@ -26,14 +25,6 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     from juicecache.testing.servers import s3_server  # loads the S3 driver
 
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    from juicecache.testing.redis_server import redis_server
-
-    with redis_server(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 

@@ -22,6 +22,7 @@ class RedisServer:
 
     port: int
     folder: Path
+    arguments: tuple[str, ...]
     process: subprocess.Popen[bytes]
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -35,6 +36,29 @@ class RedisServer:
         done = subprocess.run([*tool, *words], capture_output=True, text=True, check=True)
         return done.stdout
 
+    def stop(self) -> None:
+        """End the server at once, as a crash would."""
+        self.process.kill()
+        self.process.wait()
+
+    def start(self) -> None:
+        """Start it again, on what it has on disk."""
+        self.process = _start(self.folder, self.arguments)
+
+
+def _start(folder: Path, arguments: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    path = folder / "redis.log"
+    with path.open("wb") as log:
+        process = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while b"Ready to accept" not in path.read_bytes():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            process.wait()
+            raise RuntimeError(f"no Redis: {path.read_text()[-500:]}")
+        time.sleep(0.02)
+    return process
+
 
 @contextmanager
 def redis_server(folder: Path, *options: str) -> Iterator[RedisServer]:
@@ -46,19 +70,10 @@ def redis_server(folder: Path, *options: str) -> Iterator[RedisServer]:
         Further arguments, such as ``--requirepass`` and a word.
     """
     (port,) = free_ports(1)
-    arguments = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-    arguments += ["--save", "", "--databases", str(_DATABASES), *options]
-    with (folder / "redis.log").open("wb") as log:
-        process = subprocess.Popen(
-            [require("redis-server"), *arguments], stdout=log, stderr=subprocess.STDOUT
-        )
+    arguments = [require("redis-server"), "--port", str(port), "--bind", "127.0.0.1"]
+    arguments += ["--dir", str(folder), "--save", "", "--databases", str(_DATABASES), *options]
+    server = RedisServer(port, folder, tuple(arguments), _start(folder, tuple(arguments)))
     try:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while b"Ready to accept" not in (folder / "redis.log").read_bytes():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"no Redis: {(folder / 'redis.log').read_text()[-500:]}")
-            time.sleep(0.02)
-        yield RedisServer(port, folder, process)
+        yield server
     finally:
-        process.terminate()
-        process.wait()
+        server.stop()

@@ -38,17 +38,14 @@ _TLS_OPTIONS = {
     "tls-ca-cert-file": "ssl_ca_certs",
 }
 """Options of the official client, and what they are called by the driver."""
-_MOVED = (
-    "MOVED",
-    "ASK",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "READONLY",
-    "MASTERDOWN",
-    "LOADING",
-    "NOSCRIPT",
+_NOT_IN_CHARGE = frozenset(
+    [
+        *("MovedError", "AskError", "ClusterDownError", "TryAgainError", "MasterDownError"),
+        *("ReadOnlyError", "BusyLoadingError", "NoScriptError"),
+    ]
 )
-"""Replies of a server that did nothing, because another one is in charge or it is not ready."""
+"""The driver's errors of a server that did nothing, because another one is in charge, or it is not
+ready, or has forgotten our scripts: a new connection leads to the right one and teaches it."""
 
 
 class MovedError(ConflictError):
@@ -159,11 +156,10 @@ class RedisLink:
         )
 
     def _translated(self, error: Exception) -> JuicecacheError:
-        text = str(error)
-        if text.startswith(_MOVED):
+        text, name = str(error), type(error).__name__
+        if name in _NOT_IN_CHARGE or text.startswith("READONLY"):
             return MovedError(f"{self.describe()}: {text}")
-        name = type(error).__name__
-        if "NoPermission" in name or text.startswith("NOPERM"):
+        if name == "NoPermissionError" or "can't run this command" in text:
             return ReadOnlyVolumeError(self.describe(), f"Redis does not allow it: {text}")
         if "Authentication" in name or text.startswith(("NOAUTH", "WRONGPASS")):
             return EngineUnavailableError(

@@ -9,6 +9,7 @@ Law: an error names the path that the caller gave, not the inode it failed on.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from juicecache.meta import (
     holding,
     remove,
     rename,
+    restoring,
     tree,
     xattr,
 )
@@ -164,6 +166,11 @@ class Meta(Lookups):
             return rename.rename(tx, ctx, (origin, old[-1]), (place, new[-1]), mode=mode)
 
         return self._change(source, body, target=target, removing=True)
+
+    def restore(self, hour: str, entry: str) -> None:
+        """Put an entry of the trash back where it was; see `restoring.restore`."""
+        names = os.fsencode(hour), os.fsencode(entry)
+        self._change(f"/.trash/{hour}/{entry}", lambda tx, ctx: restoring.restore(tx, ctx, *names))
 
     def link(self, source: str, target: str) -> Attr:
         """Give a file a second name."""

@@ -85,8 +85,11 @@ _BY_FIELD = {member.field: member for member in _MEMBERS}
 _SECRETS = ("secret_key", "session_token", "encrypt_key")
 CHANGEABLE = frozenset(
     {
-        *("bucket", "access_key", "secret_key", "session_token", "storage_class"),
-        *("capacity_bytes", "inodes_max", "trash_days"),
+        *("storage", "bucket", "access_key", "secret_key", "session_token", "storage_class"),
+        *("capacity_bytes", "inodes_max", "trash_days", "key_encrypted"),
+        *("upload_limit_mbps", "download_limit_mbps", "dir_stats", "user_group_quota", "acl"),
+        *("change_log", "change_log_age_s", "change_log_lines"),
+        *("min_client_version", "max_client_version"),
     }
 )
 """Fields that may change in the life of a volume; clients see it within one heartbeat."""
@@ -259,7 +262,11 @@ class Setting:
             if type(value) is not wanted:  # the next client would find the record damaged
                 raise ConfigError(f"{name} is a {wanted.__name__}, not a {type(value).__name__}")
         changed = replace(self, **fields)  # type: ignore[arg-type]  # checked above
-        problem = changed._problem() or changed._place_problem()
+        problem = changed._problem() or changed._place_problem() or changed._version_problem()
+        if self.acl and not changed.acl:
+            problem = "access control lists cannot be switched off: entries have them"
+        if self.key_encrypted and not changed.key_encrypted:
+            problem = "secrets that are sealed stay so"
         if problem:
             raise ConfigError(problem)
         kept = {getattr(changed, name) for name in _SECRETS} - {"", REMOVED}
@@ -308,6 +315,40 @@ class Setting:
             return f"{self.trash_days} days of trash are more than {_TRASH_DAYS_MAX}"
         return None
 
+    def _version_problem(self) -> str | None:
+        """Say what is wrong with the limits of client versions."""
+        limits = self.min_client_version, self.max_client_version
+        try:
+            low, high = (_version(limit) if limit else None for limit in limits)
+        except VolumeFormatError:
+            return f"{' and '.join(filter(None, limits))}: not versions like 1.2.0"
+        if low is not None and high is not None and low > high:
+            return f"no client is of version {limits[0]} or newer and {limits[1]} or older"
+        return None
+
+    def admits(self, version: str) -> bool:
+        """Return whether the limits let clients of a version in; those of none are let in."""
+        try:
+            found = _version(version)
+        except VolumeFormatError:
+            return True
+        low, high = self.min_client_version, self.max_client_version
+        return not ((low and found < _version(low)) or (high and found > _version(high)))
+
+    def check_layout(self) -> None:
+        """Check that we know the layout of the metadata.
+
+        Raises
+        ------
+        VolumeFormatError
+            It is newer.
+        """
+        if self.meta_version > META_VERSION_MAX:
+            raise VolumeFormatError(
+                f"volume {self.name}: metadata of version {self.meta_version}; "
+                f"this client knows up to {META_VERSION_MAX}"
+            )
+
     def check_open(self) -> None:
         """Check that a client of our version may use the volume.
 
@@ -316,11 +357,7 @@ class Setting:
         VolumeFormatError
             The layout of the metadata is newer, or the volume's version limits exclude us.
         """
-        if self.meta_version > META_VERSION_MAX:
-            raise VolumeFormatError(
-                f"volume {self.name}: metadata of version {self.meta_version}; "
-                f"this client knows up to {META_VERSION_MAX}"
-            )
+        self.check_layout()
         ours = _version(CLIENT_VERSION)
         if self.min_client_version and ours < _version(self.min_client_version):
             raise VolumeFormatError(

@@ -138,8 +138,8 @@ def change_volume(meta: str | Engine, **fields: object) -> Setting:
     Parameters
     ----------
     fields
-        Of `Setting`: ``bucket``, ``access_key``, ``secret_key``, ``session_token``,
-        ``capacity_bytes``, ``inodes_max``, ``trash_days``, ``storage_class``.
+        Of `Setting`: those of `setting.CHANGEABLE`. Nothing is done besides; see
+        `administration.configure_volume`.
 
     Raises
     ------
@@ -187,10 +187,11 @@ def _refuse_volume(engine: Engine, text: str | None) -> None:
 def _change(tx: Transaction, fields: Mapping[str, object]) -> Setting:
     record = tx.get(Record, SETTING, lock=True)
     setting = Setting.parse("" if record is None else record.text)
-    setting.check_open()
+    setting.check_layout()
     bucket = fields.get("bucket")
     if isinstance(bucket, str):
-        fields = {**fields, "bucket": absolute_bucket(setting.storage, bucket)}
+        storage = str(fields.get("storage", setting.storage))
+        fields = {**fields, "bucket": absolute_bucket(storage, bucket)}
     changed = setting.change(**fields)
     tx.put(Record(SETTING, changed.to_text(_nonce)))
     return changed

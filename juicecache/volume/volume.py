@@ -32,7 +32,16 @@ from juicecache.meta.xattr import XattrMode
 from juicecache.model.attr import Attr, NodeType, in_trash
 from juicecache.model.setting import Setting
 from juicecache.objects.store import Buffer, ObjectStore
-from juicecache.volume import cleaning, insight, mapping, reader, upkeep, warm, whole_files
+from juicecache.volume import (
+    cleaning,
+    insight,
+    mapping,
+    quotas,
+    reader,
+    upkeep,
+    warm,
+    whole_files,
+)
 from juicecache.volume.batch import Batch
 from juicecache.volume.collector import GcReport
 from juicecache.volume.compacting import compact_path
@@ -48,7 +57,9 @@ from juicecache.volume.group_report import (
 )
 from juicecache.volume.opening import open_file
 from juicecache.volume.parts import Parts, build_parts
+from juicecache.volume.quotas import QuotaOwner, QuotaReport
 from juicecache.volume.read_handle import FileReader
+from juicecache.volume.trash import RestoreReport, TrashEntry, list_trash, restore_trash
 from juicecache.volume.write_handle import FileWriter
 
 if TYPE_CHECKING:
@@ -273,6 +284,39 @@ class Volume:
         """Merge the slices of every fragmented chunk at and below ``path``; return how many."""
         return compact_path(self.parts(), path, progress)
 
+    def quotas(self, owner: QuotaOwner | None = None) -> list[QuotaReport]:
+        """Return all quotas, or that of ``owner``: empty where it has none."""
+        return quotas.list_quotas(self.parts(), owner)
+
+    def set_quota(
+        self,
+        owner: QuotaOwner,
+        *,
+        capacity_bytes: int | None = None,
+        inodes_max: int | None = None,
+    ) -> QuotaReport:
+        """Set limits of a directory, user or group; 0 lifts one, None leaves it as it is.
+
+        Clients that run obey it within one heartbeat.
+        """
+        return quotas.set_quota(
+            self.parts(), owner, capacity_bytes=capacity_bytes, inodes_max=inodes_max
+        )
+
+    def remove_quota(self, owner: QuotaOwner) -> bool:
+        """Take the limits of a directory, user or group away; return whether there were any."""
+        return quotas.remove_quota(self.parts(), owner)
+
+    def check_quotas(
+        self,
+        owner: QuotaOwner | None = None,
+        *,
+        repair: bool = False,
+        progress: Callable[[QuotaReport], None] | None = None,
+    ) -> list[QuotaReport]:
+        """Count what quotas count, and with ``repair`` store it; see `quotas.check_quotas`."""
+        return quotas.check_quotas(self.parts(), owner, repair=repair, progress=progress)
+
     def close(self) -> None:
         """Finish background work, end the session, release everything. Safe to call twice."""
         parts, self._parts = self._parts, None
@@ -393,6 +437,19 @@ class Volume:
             meta.remove(path, directory=True, skip_trash=skip_trash)
             count += 1
         return count
+
+    def trash(self, hours: Sequence[str] = ()) -> Iterator[TrashEntry]:
+        """Iterate over what was removed and is kept, in all hours or in some (``YYYY-MM-DD-HH``)."""
+        return list_trash(self.parts(), hours)
+
+    def restore_trash(
+        self,
+        hours: Sequence[str] = (),
+        *,
+        progress: Callable[[RestoreReport], None] | None = None,
+    ) -> RestoreReport:
+        """Put back what was removed in some hours, or all of it; see `trash.restore_trash`."""
+        return restore_trash(self.parts(), hours, progress=progress)
 
     def rename(self, source: str, target: str, *, replace: bool = True) -> None:
         """Move an entry, atomically; a file or empty directory at ``target`` is replaced.

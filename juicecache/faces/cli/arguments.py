@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from juicecache.addresses import VOLUME_SCHEMES
 from juicecache.config import (
     OPTIONS,
     Option,
@@ -74,6 +75,31 @@ def any_place(text: str) -> Place:
     return volume_place(text) if "://" in text else Place("", text)
 
 
+def mixed_places(words: Sequence[str]) -> tuple[str, list[Place]]:
+    """Return the metadata URL, if it is the first word, and the places that the others mean.
+
+    Behind a metadata URL they are paths inside its volume, whose name is left empty.
+
+    Raises
+    ------
+    ConfigError
+        A word is neither.
+    """
+    try:
+        if words and words[0].partition("://")[0] not in VOLUME_SCHEMES:
+            return metadata(words[0]), [inner_place(word) for word in words[1:]]
+        return "", [volume_place(word) for word in words]
+    except ArgumentTypeError as error:
+        raise ConfigError(str(error)) from None
+
+
+def inner_place(text: str) -> Place:
+    """Return the place that a path means behind a metadata URL."""
+    if not text.startswith("/"):
+        raise ArgumentTypeError(f"{text!r} is no path inside the volume: those begin with '/'")
+    return Place("", text)
+
+
 def metadata(text: str) -> str:
     """Return a metadata URL, or the name of a volume, after a check of its form."""
     try:
@@ -96,6 +122,11 @@ def size_bytes(text: str) -> int:
         return parse_size(text)
     except ValueError as error:
         raise ArgumentTypeError(f"{text!r} is not {error}") from None
+
+
+def capacity_bytes(text: str) -> int:
+    """Return bytes of ``10T`` or, without a unit, of a number of GiB: as the official client."""
+    return size_bytes(f"{text}G" if text.isdigit() else text)
 
 
 def count(low: int, high: int) -> Callable[[str], int]:

@@ -117,7 +117,14 @@ def _rm(arguments: Namespace, console: Console) -> int:
     for place in arguments.paths:
         with open_place(arguments, place.volume, cache_size="0") as volume:
             try:
-                removed += _remove(volume, place, arguments, console, removed)
+                removed += remove_place(
+                    volume,
+                    place,
+                    console,
+                    recursive=arguments.recursive,
+                    skip_trash=arguments.skip_trash,
+                    before=removed,
+                )
             except EntryNotFoundError:
                 if not arguments.force:
                     raise
@@ -125,17 +132,24 @@ def _rm(arguments: Namespace, console: Console) -> int:
     return 0
 
 
-def _remove(
-    volume: Volume, place: Place, arguments: Namespace, console: Console, before: int
+def remove_place(
+    volume: Volume,
+    place: Place,
+    console: Console,
+    *,
+    recursive: bool,
+    skip_trash: bool,
+    before: int,
 ) -> int:
+    """Remove what is at and below a place; return how many entries, ``before`` not included."""
     if not place.name:
         raise AccessDeniedError(str(place), "the whole volume: name the entries to remove")
     directory = volume.stat(place.path, follow=False).is_directory
-    if directory and not arguments.recursive:
+    if directory and not recursive:
         raise IsDirectoryError(str(place), "a directory: --recursive removes it")
     return volume.remove_tree(
         place.path,
-        skip_trash=arguments.skip_trash,
+        skip_trash=skip_trash,
         progress=lambda count: console.progress(f"removed {before + count} entries"),
     )
 

@@ -22,6 +22,7 @@ _FAILED, _INTERRUPTED, _PIPE_CLOSED = 1, 130, 141
 
 _COMMANDS = {
     "format": ("volumes", "make a volume, or change the limits, bucket or keys of one"),
+    "config": ("config", "show the setting of a volume, or change it"),
     "status": ("volumes", "show the setting, the sessions and the usage of a volume"),
     "stats": ("volumes", "show the usage of a volume and of its cache on this machine"),
     "info": ("look", "show the inode and the objects of a path"),
@@ -30,12 +31,16 @@ _COMMANDS = {
     "ls": ("files", "list a directory"),
     "cat": ("files", "write files to the standard output"),
     "rm": ("files", "remove files and directories"),
+    "rmr": ("tree", "remove directories with everything below them"),
     "cp": ("copy", "copy between a volume and local files, or inside a volume"),
     "warmup": ("warmup", "load files into the cache, check or evict them"),
     "worker": ("worker", "lend the cache of this machine to a cache group, until told to stop"),
     "group": ("group", "show the cache groups of a volume, or the members of one"),
     "gc": ("upkeep", "find, and with --delete remove, objects that no file needs"),
     "fsck": ("upkeep", "check that every object that a file needs is there"),
+    "compact": ("tree", "merge the slices of files that were written in small parts or again"),
+    "quota": ("quota", "set, show, check or take away quotas of directories, users and groups"),
+    "trash": ("trash", "list what was removed and is kept, put it back, or empty the trash"),
     "bench": ("bench", "measure a volume, or a local directory, with big and small files"),
     "demo": ("demo", "see the cache at work on a temporary volume; needs no server"),
 }

@@ -14,6 +14,7 @@ from juicecache.faces.cli.arguments import (
     METADATA_ONLY,
     Command,
     add_metadata,
+    capacity_bytes,
     count,
     metadata,
     open_meta,
@@ -53,11 +54,6 @@ def _block_kib(text: str) -> int:
     return size_bytes(f"{text}K" if text.isdigit() else text) >> 10
 
 
-def _capacity_bytes(text: str) -> int:
-    """Return bytes of ``10T`` or, without a unit, of a number of GiB: as the official client."""
-    return size_bytes(f"{text}G" if text.isdigit() else text)
-
-
 def _configure_format(parser: ArgumentParser) -> None:
     parser.add_argument("meta", metavar="META-URL", type=metadata, help="metadata address")
     parser.add_argument("name", metavar="NAME", help="3 to 63 lower-case letters, digits and '-'")
@@ -74,7 +70,7 @@ def _configure_format(parser: ArgumentParser) -> None:
     add("--encrypt-algo", choices=("aes256gcm-rsa", "chacha20-rsa"), help="(default: the first)")
     add("--hash-prefix", action="store_true", default=None, help="begin object names with a hash")
     add("--shards", type=count(0, 256), help="spread objects over so many buckets")
-    add("--capacity", type=_capacity_bytes, help="most bytes, in GiB without unit (default: none)")
+    add("--capacity", type=capacity_bytes, help="most bytes, in GiB without unit (default: none)")
     add("--inodes", type=count(0, 1 << 62), help="most files and directories (default: no limit)")
     add("--trash-days", type=count(0, 36500), help="how long removed files are kept (default: 1)")
     add("--no-update", action="store_true", help="leave a volume that exists as it is")

@@ -9,7 +9,6 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 
-from juicecache.addresses import VOLUME_SCHEMES
 from juicecache.errors import ConfigError
 from juicecache.faces.cli.arguments import (
     Command,
@@ -17,7 +16,8 @@ from juicecache.faces.cli.arguments import (
     add_meta_flag,
     add_volume_options,
     count,
-    metadata,
+    inner_place,
+    mixed_places,
     open_place,
     volume_place,
 )
@@ -70,30 +70,12 @@ def _warmup(arguments: Namespace, console: Console) -> int:
 
 def _placed(arguments: Namespace) -> tuple[str, list[Place]]:
     """Return the metadata URL, if it is the first argument, and all places."""
-    words: list[str] = arguments.paths
-    meta, read = "", volume_place
-    try:
-        if words and words[0].partition("://")[0] not in VOLUME_SCHEMES:
-            meta, read = metadata(words[0]), _inner_place
-            del words[0]
-        places = [read(word) for word in words]
-    except ArgumentTypeError as error:
-        raise ConfigError(str(error)) from None
+    meta, places = mixed_places(arguments.paths)
     if arguments.file:
-        places += _listed(arguments.file, read)
+        places += _listed(arguments.file, inner_place if meta else volume_place)
     if meta and not places:
-        places = [Place(_THE_ONE, "/")]
+        places = [inner_place("/")]
     return meta, places
-
-
-_THE_ONE = ""
-"""The volume of the metadata URL, whatever its name is."""
-
-
-def _inner_place(text: str) -> Place:
-    if not text.startswith("/"):
-        raise ArgumentTypeError(f"{text!r} is no path inside the volume: those begin with '/'")
-    return Place(_THE_ONE, text)
 
 
 def _listed(path: str, read: Callable[[str], Place]) -> list[Place]:

@@ -64,7 +64,7 @@ def commit_compaction(
     tx.put_new(SliceRef(new_slice_id, plan.length, 1))
     merging = plan.skipped, plan.taken, plan.pos, new_slice_id, plan.length
     note(tx, "COMPACTCHUNK", inode, index, *merging, now_ns=ctx.now_ns)
-    return _drop(tx, ctx, merged[kept:], new_slice_id, trash_days=trash_days)
+    return drop_or_delay(tx, ctx, merged[kept:], new_slice_id, trash_days=trash_days)
 
 
 def drop_covered(
@@ -95,10 +95,10 @@ def drop_covered(
     if row is None or not row.slices.startswith(covered):
         return None
     tx.set(Chunk, inode, index, slices=row.slices[len(covered) :])
-    return _drop(tx, ctx, covered, number, trash_days=trash_days)
+    return drop_or_delay(tx, ctx, covered, number, trash_days=trash_days)
 
 
-def _drop(
+def drop_or_delay(
     tx: Transaction, ctx: Context, replaced: bytes, number: int, *, trash_days: int
 ) -> list[SliceKey]:
     """Drop the references of records now, or leave them to the delayed row ``number``."""

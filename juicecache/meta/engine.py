@@ -456,6 +456,24 @@ class Engine(ABC):
         """Write the setting record (format, and tests that damage it)."""
 
     @abstractmethod
+    def erase(self, progress: Callable[[int], None] | None = None) -> None:
+        """Remove everything of the volume, and nothing else that the database holds.
+
+        The setting record goes last, so that an interrupted call may be repeated, after `prepare`.
+        Nobody may use the volume meanwhile.
+
+        Parameters
+        ----------
+        progress
+            Called with the number of tables or keys that are gone, before the record is.
+
+        Raises
+        ------
+        ReadOnlyVolumeError
+            The database refuses writes.
+        """
+
+    @abstractmethod
     def describe(self) -> str:
         """Return the address for people, without a secret."""
 

@@ -16,6 +16,9 @@ SLICES = "nextCleanupSlices"
 TRASH = "lastCleanupTrash"
 CHANGE_LOG = "lastCleanupChangelog"
 
+REPACK = "juicecacheRepack"
+"""Our own: official clients pack nothing, and look at no counter that they do not know."""
+
 _EARLY = 0.9
 """Part of the interval after which a run counts as due: clients that wake up in turns would else
 push it back by up to an interval each."""

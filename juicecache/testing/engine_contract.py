@@ -585,6 +585,40 @@ class EngineContract:
         with pytest.raises(ClosedError):
             put(engine, NODE)
 
+    def test_an_erased_volume_leaves_nothing(self, engine: Engine) -> None:
+        """Also when it is erased again; the database then takes a new volume."""
+        engine.prepare_own()
+        put(engine, *ROWS, *OWN_ROWS)
+        engine.put_setting("{}")
+        engine.erase()
+        assert engine.setting() is None
+        engine.erase()
+        engine.prepare()
+        engine.prepare_own()
+        for row in (*ROWS, *OWN_ROWS):
+            assert scan(engine, type(row)) == []
+        put(engine, NODE)
+        engine.put_setting("{}")
+        assert (get(engine, Attr, NODE.inode), engine.setting()) == (NODE, "{}")
+
+    def test_an_erasure_that_was_interrupted_goes_on(self, engine: Engine) -> None:
+        """What says whose volume it is stays to the end."""
+        put(engine, *ROWS)
+        engine.put_setting("{}")
+        seen = []
+
+        def interrupt(count: int) -> None:
+            seen.append(count)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            engine.erase(interrupt)
+        assert (engine.setting(), len(seen)) == ("{}", 1)
+        engine.prepare()
+        engine.erase(seen.append)
+        assert engine.setting() is None
+        assert seen[1:] == sorted(seen[1:])
+
     def test_the_address_is_for_people(self, engine: Engine) -> None:
         """It is not empty and has no secret place to show one."""
         assert engine.describe()

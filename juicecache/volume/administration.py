@@ -48,10 +48,9 @@ class Changed(NamedTuple):
             old, new = getattr(self.before, name), getattr(self.after, name)
             if name == "raw" or old == new:
                 continue
-            is_secret = name in ("secret_key", "session_token")
-            found[name] = (
-                ("****" if old else "", "****" if new else "") if is_secret else (old, new)
-            )
+            if name in ("secret_key", "session_token"):
+                old, new = "", "stored" if new else "taken away"
+            found[name] = old, new
         return found
 
 
@@ -86,7 +85,7 @@ def configure_volume(
         The volume is newer than this client, or its record is damaged.
     """
     with _opened(meta) as engine:
-        before = _setting(engine)
+        before = read_any_setting(engine)
         if isinstance(fields.get("bucket"), str):
             kind = str(fields.get("storage", before.storage))
             fields = {**fields, "bucket": absolute_bucket(kind, str(fields["bucket"]))}
@@ -114,7 +113,16 @@ def _opened(meta: str | Engine) -> Iterator[Engine]:
         yield engine
 
 
-def _setting(engine: Engine) -> Setting:
+def read_any_setting(engine: Engine) -> Setting:
+    """Return the record of a volume, also of one that this client may not use.
+
+    Raises
+    ------
+    ConfigError
+        There is no volume.
+    VolumeFormatError
+        It is newer than this client, or its record is damaged.
+    """
     text = engine.setting()
     if not text:
         raise ConfigError(f"{engine.describe()} holds no volume")

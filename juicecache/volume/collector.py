@@ -25,6 +25,7 @@ from juicecache.model.slices import RECORD_BYTES, refs_of
 from juicecache.volume.cleaning import clean_file, delete_slices, is_droppable
 from juicecache.volume.compacting import compact_chunk
 from juicecache.volume.parts import Parts
+from juicecache.volume.repacking import repack
 
 _PAGE = 1000
 """Rows of one read, entries of one removal: a transaction of some ten milliseconds."""
@@ -48,6 +49,8 @@ class GcReport:
         Entries removed from the trash.
     compacted_chunks
         Chunks whose records were merged.
+    repacked_slices
+        Packed slices of which little was live, so that it was written anew.
     objects
         Listed objects: ``valid`` ones are needed, ``pending`` ones belong to slices without a
         reference, ``leaked`` ones to nothing, ``skipped`` ones to nothing but are young, and
@@ -66,6 +69,7 @@ class GcReport:
     delayed_rows: int = 0
     dead_slices: int = 0
     compacted_chunks: int = 0
+    repacked_slices: int = 0
     objects: int = 0
     valid_objects: int = 0
     valid_bytes: int = 0
@@ -232,6 +236,15 @@ class Collector:
                 self._count(compacted_chunks=compact_chunk(self._parts, inode, index))
             except JuicecacheError as error:
                 self._fail(f"chunk {index} of inode {inode}", error)
+
+    def repack(self) -> None:
+        """Write anew what is left of sparse packed slices."""
+        try:
+            report = repack(self._parts, stop=self._stop)
+        except JuicecacheError as error:
+            self._fail("repacking", error)
+        else:
+            self._count(repacked_slices=report.sparse_slices)
 
     def _is_node(self, inode: int) -> bool:
         return self._engine.read(lambda tx: tx.get(Attr, inode)) is not None

@@ -100,6 +100,7 @@ def collect_garbage(
     collector.collect_delayed()
     if compact:
         collector.compact()
+        collector.repack()
     collector.collect_dead_slices()
     collector.collect_objects()
     if delete:

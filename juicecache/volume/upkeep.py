@@ -29,6 +29,8 @@ from juicecache.volume.parts import Parts
 _log = logging.getLogger("juicecache")
 
 _HOUR_S = 3600.0
+_DAY_S = 24 * _HOUR_S
+"""Between two looks at all slice lists of the volume."""
 _CHANGE_LOG_S = 300.0
 _DELETED_AGE_S = 3600.0
 """A removed file is left to who removed it for as long as the official client leaves it."""
@@ -166,6 +168,7 @@ _JOBS = (
     Job("stale sessions", leases.STALE_SESSIONS, 0.0, Collector.collect_sessions),
     Job("removed files", leases.DELETED_FILES, _HOUR_S, _files),
     Job("slices", leases.SLICES, _HOUR_S, _slices),
+    Job("repacking", leases.REPACK, _DAY_S, Collector.repack),
     Job("trash", leases.TRASH, _HOUR_S, Collector.collect_trash),
     Job("change log", leases.CHANGE_LOG, _CHANGE_LOG_S, _change_log),
 )

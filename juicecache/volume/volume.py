@@ -439,7 +439,7 @@ class Volume:
         return count
 
     def trash(self, hours: Sequence[str] = ()) -> Iterator[TrashEntry]:
-        """Iterate over what was removed and is kept, in all hours or in some (``YYYY-MM-DD-HH``)."""
+        """Iterate over what was removed and is kept, in all hours or some (``YYYY-MM-DD-HH``)."""
         return list_trash(self.parts(), hours)
 
     def restore_trash(

@@ -19,7 +19,7 @@ PARTS = [bytes([number]) * 1000 for number in range(5)]
 
 @pytest.fixture
 def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SharedVolume:
-    """A volume with ``/a/parts`` and ``/b/parts``, each written in five slices, and ``/b/whole``."""
+    """A volume with ``/a/parts`` and ``/b/parts``, of five slices each, and ``/b/whole``."""
     monkeypatch.setenv("JUICECACHE_CONFIG", str(tmp_path / "volumes.toml"))
     shared = SharedVolume(tmp_path)
     shared.format_ours(trash_days=1)

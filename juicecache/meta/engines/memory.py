@@ -90,6 +90,17 @@ class MemoryEngine(Engine):
         """Replace the setting record."""
         self.write(lambda tx: tx.put(Record(SETTING, text)))
 
+    def erase(self, progress: Callable[[int], None] | None = None) -> None:
+        """Drop all rows; see `Engine.erase`."""
+        with self._lock:
+            left = _Rows()
+            left.tables[Record] = self._rows.tables[Record]
+            self._rows = left
+            if progress is not None:
+                progress(len(left.tables) - 1)
+            self._rows = _Rows()
+            self._commits += 1
+
     def describe(self) -> str:
         """Return ``memory``."""
         return "memory"

@@ -41,6 +41,7 @@ from juicecache.meta.engines.redis_codec import (
     unpack_edge,
 )
 from juicecache.meta.engines.redis_commit import Commit
+from juicecache.meta.engines.redis_erase import erase_page
 from juicecache.meta.engines.redis_link import MovedError, RedisLink
 from juicecache.meta.engines.redis_rows import deleted_member
 from juicecache.meta.engines.redis_scripts import COMMIT, FIND, script_argument
@@ -189,6 +190,23 @@ class RedisEngine(Engine):
     def put_setting(self, text: str) -> None:
         """Write the setting record."""
         self.write(lambda tx: tx.put(Record(SETTING, text)))
+
+    def erase(self, progress: Callable[[int], None] | None = None) -> None:
+        """Remove the keys of the volume, a page at a time; see `Engine.erase`."""
+        self.prepare()
+        cursor, gone = b"0", 0
+        while True:
+
+            def page(tx: Transaction, cursor: bytes = cursor) -> tuple[bytes, int]:
+                return erase_page(cast("_RedisTransaction", tx).ask, self._link.prefix, cursor)
+
+            cursor, count = self.attempt(page, writable=False)
+            gone += count
+            if progress is not None:
+                progress(gone)
+            if cursor == b"0":
+                break
+        self.write(lambda tx: tx.delete(Record, SETTING))
 
     def describe(self) -> str:
         """Return the address without user and password."""

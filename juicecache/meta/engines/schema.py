@@ -75,6 +75,9 @@ OWN_TABLE_COLUMNS = {
 }
 """Columns of the tables that are not the format's: see ``rows.OWN_TABLES``."""
 
+REMOVAL_ORDER = (*OWN_TABLE_COLUMNS, *reversed(TABLE_COLUMNS))
+"""All tables: that of the setting record last, which makes a database a volume."""
+
 PRIMARY_KEYS = {
     "user_group_quota": "qtype,qkey",
     "juicecache_member": "name,member",

@@ -276,6 +276,15 @@ class SqlEngine(Engine):
         """Write the setting record."""
         self.write(lambda tx: tx.put(Record(SETTING, text)))
 
+    def erase(self, progress: Callable[[int], None] | None = None) -> None:
+        """Drop the tables, one at a time; see `Engine.erase`."""
+        self._refuse_read_only()
+        self._totals.flush()
+        for count, text in enumerate(self._sql.removal):
+            if count and progress is not None:
+                progress(count)
+            self._steadily(lambda one, text=text: self._server.run(one, [(text, ())]))  # type: ignore[misc]  # mypy cannot infer a lambda default
+
     def describe(self) -> str:
         """Return the address without user and password."""
         return self._server.describe()

@@ -17,6 +17,7 @@ from juicecache.meta.engines.schema import (
     MAPPINGS,
     OWN_TABLE_COLUMNS,
     PRIMARY_KEYS,
+    REMOVAL_ORDER,
     TABLE_COLUMNS,
     attr_of,
     edge_of,
@@ -247,6 +248,9 @@ class SqlStatements:
         self.add_refs = f"UPDATE {reference} SET refs = refs + %s WHERE chunkid = %s AND size = %s"
         self.add_live_refs = f"{self.add_refs} AND refs > 0"
         self.log = f"INSERT INTO {tables[ChangeLine].name} (entry) VALUES (%s)"
+        self.removal = [
+            f"DROP TABLE IF EXISTS {dialect.name(prefix + table)}" for table in REMOVAL_ORDER
+        ]
         self._texts: dict[tuple[str, int], str] = {}
 
     def follow(self, depth: int) -> str:

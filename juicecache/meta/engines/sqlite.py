@@ -167,6 +167,19 @@ class SqliteEngine(Engine):
         """Write the setting record."""
         self.write(lambda tx: tx.put(Record(SETTING, text)))
 
+    def erase(self, progress: Callable[[int], None] | None = None) -> None:
+        """Drop the tables, each in its own transaction; see `Engine.erase`."""
+        self._refuse_read_only()
+        for count, text in enumerate(self._sql.removal):
+            if count and progress is not None:
+                progress(count)
+            self.retried(lambda text=text: self._exclusively(lambda one: self._drop(one, text)))  # type: ignore[misc]  # mypy cannot infer a lambda default
+
+    def _drop(self, connection: sqlite3.Connection, text: str) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(text)
+        self._commit(connection)
+
     def describe(self) -> str:
         """Return the address, ``sqlite3://`` and the absolute path."""
         return f"sqlite3://{self._file.path}"

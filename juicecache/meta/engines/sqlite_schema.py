@@ -16,6 +16,7 @@ from juicecache.meta.engines.schema import (
     MAPPINGS,
     OWN_TABLE_COLUMNS,
     PRIMARY_KEYS,
+    REMOVAL_ORDER,
     TABLE_COLUMNS,
     attr_of,
     edge_of,
@@ -196,6 +197,7 @@ class Statements:
             for (table, kind, name), columns in INDEXES.items()
         ]
         self.own_creation = [_table_text(prefix, table) for table in OWN_TABLE_COLUMNS]
+        self.removal = [f"DROP TABLE IF EXISTS `{prefix}{table}`" for table in REMOVAL_ORDER]
 
     def find(self, depth: int) -> str:
         """Return the look-up of a path of ``depth`` names, whose parameters they are, in order."""

@@ -200,8 +200,8 @@ def collectable_age_s(environ: Mapping[str, str] = os.environ) -> float:
 def storage_keys(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the keys of object storage for a new volume: arguments of ``format_volume``.
 
-    Read where a volume is made and nowhere else: a variable that is set for another program
-    must not override the keys in a volume's record.
+    Read where a volume is made, or its keys are to be replaced, and nowhere else: a variable
+    that is set for another program must not override the keys in a volume's record.
     """
     names = {
         "access_key": "ACCESS_KEY",

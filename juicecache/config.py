@@ -30,7 +30,13 @@ from juicecache.values import (
     parse_size,
     parse_time,
 )
-from juicecache.volume_list import find_volume, list_volumes, remember_volume, user_folder
+from juicecache.volume_list import (
+    find_volume,
+    forget_volume,
+    list_volumes,
+    remember_volume,
+    user_folder,
+)
 
 __all__ = [
     "OPTIONS",
@@ -41,6 +47,7 @@ __all__ = [
     "collectable_age_s",
     "default_cache_dir",
     "find_volume",
+    "forget_volume",
     "list_volumes",
     "mask_url",
     "parse_meta",

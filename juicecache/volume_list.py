@@ -115,14 +115,33 @@ def remember_volume(
     address = parse_meta(meta_url, environ).absolute()
     if not f"{name}{address.text}".isprintable():
         raise ConfigError(f"{name!r}, {address}: only printable text can stand in the list")
-    volumes = {**list_volumes(environ), name: address.text}
+    _store({**list_volumes(environ), name: address.text}, environ)
+    return address
+
+
+def forget_volume(name: str, meta_url: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Take a volume off the list if it stands there with this address; return whether it did.
+
+    Raises
+    ------
+    ConfigError
+        The address is malformed, or the list cannot be read or written.
+    """
+    volumes = list_volumes(environ)
+    if volumes.get(name) != parse_meta(meta_url, environ).absolute().text:
+        return False
+    del volumes[name]
+    _store(volumes, environ)
+    return True
+
+
+def _store(volumes: Mapping[str, str], environ: Mapping[str, str]) -> None:
     lines = [f"{_quoted(key)} = {_quoted(url)}\n" for key, url in sorted(volumes.items())]
     path = list_path(environ)
     try:
         _write_private(path, _HEADER + "[volumes]\n" + "".join(lines))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    return address
 
 
 def _write_private(path: str, text: str) -> None:

@@ -22,6 +22,7 @@ from juicecache.config import (
     TierOptions,
     VolumeOptions,
     find_volume,
+    forget_volume,
     list_volumes,
     mask_url,
     parse_meta,
@@ -356,6 +357,15 @@ def test_where_an_address_comes_from(listed: dict[str, str]) -> None:
     assert find_volume("mine", "sqlite3:///given.db", env) == "sqlite3:///given.db"
     assert find_volume("mine", environ=env) == "sqlite3:///env.db"
     assert find_volume("mine", environ=listed) == "sqlite3:///list.db"
+
+
+def test_a_volume_goes_off_the_list_with_its_own_address(listed: dict[str, str]) -> None:
+    remember_volume("photos", "sqlite3:///a.db", listed)
+    remember_volume("videos", "sqlite3:///b.db", listed)
+    assert not forget_volume("photos", "sqlite3:///b.db", listed)
+    assert forget_volume("photos", "sqlite3:///a.db", listed)
+    assert not forget_volume("photos", "sqlite3:///a.db", listed)
+    assert list_volumes(listed) == {"videos": "sqlite3:///b.db"}
 
 
 def test_an_unknown_volume_names_the_known_ones_and_the_ways(listed: dict[str, str]) -> None:

@@ -69,7 +69,7 @@ def copy_range(
     appends: Appends = {}
     for index, record in copy_records(chunks, source_start, target_start, size):
         appends.setdefault(index, []).append(record)
-    _add_references(
+    add_references(
         tx, b"".join(record.pack() for records in appends.values() for record in records)
     )
     length = max(target.length, target_start + size)
@@ -79,13 +79,43 @@ def copy_range(
     return size
 
 
+def copy_of(
+    tx: Transaction, ctx: Context, directory: Attr, origin: Attr, inode: int, *, preserve: bool
+) -> Attr:
+    """Return the attributes that a copy of ``origin`` in a directory has.
+
+    ``preserve`` keeps owner, mode and times; else they are those of a new inode, so a copy is owned
+    by who makes it and has no setuid. Nothing protects it in either case.
+    """
+    mode = origin.mode if preserve else origin.mode & 0o777
+    new = NewNode(inode, origin.type, mode, rdev=origin.rdev)
+    attr = new_attr(ctx, directory, new)._replace(length=origin.length)
+    if preserve:
+        attr = attr._replace(
+            mode=origin.mode,
+            uid=origin.uid,
+            gid=origin.gid,
+            atime_ns=origin.atime_ns,
+            mtime_ns=origin.mtime_ns,
+        )
+    if origin.access_acl:
+        attr = attr._replace(access_acl=with_mode(tx, origin.access_acl, attr.mode, {}))
+    return attr._replace(default_acl=origin.default_acl)
+
+
 def clone_file(
-    tx: Transaction, ctx: Context, source: Attr, parent: int, name: bytes, inode: int
+    tx: Transaction,
+    ctx: Context,
+    source: Attr,
+    parent: int,
+    name: bytes,
+    inode: int,
+    *,
+    preserve: bool = False,
 ) -> Attr:
     """Make ``inode`` under a new name a copy of anything but a directory.
 
-    Content, extended attributes, permission bits and access list are copied; all else is as in
-    a new file: a copy is owned by who makes it, so it has no setuid, and nothing protects it.
+    Content, extended attributes, permission bits and access list are copied; see `copy_of`.
 
     Raises
     ------
@@ -104,22 +134,19 @@ def clone_file(
         raise EntryNotFoundError(name, f"its source, inode {source.inode}, was removed meanwhile")
     if origin.is_directory:
         raise IsDirectoryError(name, f"its source, inode {source.inode}, is a directory")
-    new = NewNode(inode, origin.type, origin.mode & 0o777, rdev=origin.rdev)
-    attr = new_attr(ctx, directory, new)._replace(length=origin.length)
-    if origin.access_acl:
-        attr = attr._replace(access_acl=with_mode(tx, origin.access_acl, attr.mode, {}))
+    attr = copy_of(tx, ctx, directory, origin, inode, preserve=preserve)
     ledger = Ledger()
     add_node(tx, ledger, name, attr)
     if origin.is_file:
         rows = list(tx.scan(Chunk, origin.inode))
         for row in rows:
             tx.put_new(row._replace(inode=inode))
-        _add_references(tx, b"".join(row.slices for row in rows))
+        add_references(tx, b"".join(row.slices for row in rows))
     elif origin.type == NodeType.SYMLINK and (link := tx.get(Symlink, origin.inode)) is not None:
         tx.put_new(link._replace(inode=inode))
     for xattr in tx.scan(Xattr, origin.inode):
         tx.put_new(xattr._replace(inode=inode))
-    values = origin.inode, parent, name, inode, 0, ctx.umask, True
+    values = origin.inode, parent, name, inode, int(preserve), ctx.umask, True
     note(tx, "CLONE", *values, result=inode, now_ns=ctx.now_ns)
     ledger.settle(tx, ctx, name)
     return attr
@@ -152,7 +179,7 @@ def replace_with_copy(
     rows = list(tx.scan(Chunk, origin.inode))
     for row in rows:
         appends.setdefault(row.index, []).extend(SliceRecord.unpack_all(row.slices))
-    _add_references(tx, b"".join(row.slices for row in rows))
+    add_references(tx, b"".join(row.slices for row in rows))
     if target.length:
         note(tx, "TRUNCATE", target.inode, target.length, 0, 0, now_ns=ctx.now_ns)
     values = origin.inode, 0, target.inode, 0, origin.length
@@ -166,7 +193,7 @@ def _lock_pair(tx: Transaction, one: int, other: int) -> tuple[Attr, Attr]:
     return locked[one], locked[other]
 
 
-def _add_references(tx: Transaction, records: bytes) -> None:
+def add_references(tx: Transaction, records: bytes) -> None:
     """Count slices once more for each record that points at them.
 
     Raises

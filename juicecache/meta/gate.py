@@ -70,6 +70,8 @@ class Gate:
         self._origins = Origins(lambda: presence.sid, clock)
         self._quotas: frozenset[int] = frozenset()
         self._hour = (0, 0)
+        self.after_change: Callable[[Setting], object] | None = None
+        """Called with the record whenever it was read and is not what it was."""
         self.before_first_change: Callable[[], None] | None = None
         """Called once, when somebody is about to change the volume and may."""
 
@@ -121,6 +123,8 @@ class Gate:
                 f"{self._engine.describe()}: another volume was formatted here; open it anew"
             )
         self.setting, self._text = setting, text
+        if self.after_change is not None:
+            self.after_change(setting)
 
     def check_writable(self, path: str) -> None:
         """Raise ReadOnlyVolumeError, with the reason, where changes are refused."""

@@ -114,7 +114,7 @@ class Meta(Lookups):
         def body(tx: Transaction, ctx: Context) -> Attr:
             return tree.create(tx, ctx, tree.directory_of(tx, names), names[-1], node)
 
-        return self._change(path, body)
+        return self.change(path, body)
 
     def make_parents(self, path: str) -> None:
         """Create the missing directories above ``path``; others may do the same meanwhile."""
@@ -144,7 +144,7 @@ class Meta(Lookups):
         def body(tx: Transaction, ctx: Context) -> Removed:
             return act(tx, ctx, tree.directory_of(tx, names), names[-1])
 
-        return self._change(path, body, removing=True, skip_trash=skip_trash)
+        return self.change(path, body, removing=True, skip_trash=skip_trash)
 
     def remove_below(self, path: str, *, skip_trash: bool = False) -> list[Removed]:
         """Remove some entries below a directory; an empty list means that none is left."""
@@ -154,7 +154,7 @@ class Meta(Lookups):
             top = tree.resolve(tx, names, follow=False)
             return remove.remove_below(tx, ctx, top.inode, limit=_REMOVED_PER_COMMIT)
 
-        return self._change(path, body, removing=True, skip_trash=skip_trash)
+        return self.change(path, body, removing=True, skip_trash=skip_trash)
 
     def rename(self, source: str, target: str, mode: RenameMode) -> Removed | None:
         """Move an entry; returns what it replaced."""
@@ -165,12 +165,12 @@ class Meta(Lookups):
             place = tree.directory_of(tx, new)
             return rename.rename(tx, ctx, (origin, old[-1]), (place, new[-1]), mode=mode)
 
-        return self._change(source, body, target=target, removing=True)
+        return self.change(source, body, target=target, removing=True)
 
     def restore(self, hour: str, entry: str) -> None:
         """Put an entry of the trash back where it was; see `restoring.restore`."""
         names = os.fsencode(hour), os.fsencode(entry)
-        self._change(f"/.trash/{hour}/{entry}", lambda tx, ctx: restoring.restore(tx, ctx, *names))
+        self.change(f"/.trash/{hour}/{entry}", lambda tx, ctx: restoring.restore(tx, ctx, *names))
 
     def link(self, source: str, target: str) -> Attr:
         """Give a file a second name."""
@@ -180,7 +180,7 @@ class Meta(Lookups):
             inode = tree.resolve(tx, old, follow=False).inode
             return tree.link(tx, ctx, inode, tree.directory_of(tx, new), new[-1])
 
-        return self._change(source, body, target=target)
+        return self.change(source, body, target=target)
 
     def set_attr(self, path: str, change: AttrChange, *, follow: bool = True) -> Attr:
         """Change mode, owner, times or flags."""
@@ -189,7 +189,7 @@ class Meta(Lookups):
         def body(tx: Transaction, ctx: Context) -> Attr:
             return tree.set_attr(tx, ctx, tree.resolve(tx, names, follow=follow).inode, change)
 
-        return self._change(path, body)
+        return self.change(path, body)
 
     def set_xattr(self, path: str, name: str, value: bytes, mode: XattrMode) -> None:
         """Set an extended attribute."""
@@ -198,7 +198,7 @@ class Meta(Lookups):
         def body(tx: Transaction, ctx: Context) -> None:
             xattr.set_xattr(tx, ctx, tree.resolve(tx, names).inode, name, value, mode=mode)
 
-        self._change(path, body)
+        self.change(path, body)
 
     def remove_xattr(self, path: str, name: str) -> None:
         """Remove an extended attribute; NoAttributeError when absent."""
@@ -207,9 +207,18 @@ class Meta(Lookups):
         def body(tx: Transaction, ctx: Context) -> None:
             xattr.remove_xattr(tx, ctx, tree.resolve(tx, names).inode, name)
 
-        self._change(path, body)
+        self.change(path, body)
 
     # ------------------------------------------------------------------ contents
+
+    def new_inodes(self, count: int) -> range:
+        """Return numbers of inodes that were never used."""
+        return self._inodes.take(count)
+
+    def place_of(self, path: str) -> tuple[int, bytes]:
+        """Return the inode of the directory that ``path`` is in, and its last name."""
+        names = self._entry(path)
+        return self._read(path, lambda tx: tree.directory_of(tx, names)), names[-1]
 
     def new_slice_id(self) -> int:
         """Return a slice id that was never used."""
@@ -224,11 +233,11 @@ class Meta(Lookups):
             check_not_in_trash(attr)
             return chunks.truncate(tx, ctx, attr.inode, length)
 
-        return self._change(path, body)
+        return self.change(path, body)
 
     def truncate_inode(self, path: str, inode: int, length: int) -> Attr:
         """Set the length of an open file, whatever its name is now."""
-        return self._change(path, lambda tx, ctx: chunks.truncate(tx, ctx, inode, length))
+        return self.change(path, lambda tx, ctx: chunks.truncate(tx, ctx, inode, length))
 
     def commit(
         self,
@@ -240,7 +249,7 @@ class Meta(Lookups):
         held: Sequence[holding.Hold] = (),
     ) -> Attr:
         """Append stored slices to an existing file, in order; ``held`` is what kept them."""
-        return self._change(
+        return self.change(
             path,
             lambda tx, ctx: chunks.commit_slices(tx, ctx, inode, slices, mtime_ns),
             held=held,
@@ -270,10 +279,10 @@ class Meta(Lookups):
             return outcome
 
         try:
-            return self._change(path, body, held=held)
+            return self.change(path, body, held=held)
         except EntryNotFoundError:
             self.make_parents(path)
-            return self._change(path, body, held=held)
+            return self.change(path, body, held=held)
 
     def commit_files(
         self,
@@ -314,7 +323,7 @@ class Meta(Lookups):
             except FileError as error:
                 outcomes[number] = error
         if wanted:
-            written = self._change(
+            written = self.change(
                 first_path,
                 lambda tx, ctx: files.commit_files(tx, ctx, list(wanted.values()), mtime_ns),
                 held=held,
@@ -364,7 +373,7 @@ class Meta(Lookups):
             parent = tree.directory_of(tx, new)
             copying.replace_with_copy(tx, ctx, origin, parent, new[-1], inode)
 
-        self._change(source, body, target=target)
+        self.change(source, body, target=target)
 
     def copy_range(self, source: tuple[str, int], target: tuple[str, int], size: int) -> int:
         """Copy a range of a file into another existing one, each as (path, offset), by records."""
@@ -376,11 +385,11 @@ class Meta(Lookups):
             ends = origin.inode, source[1], place.inode, target[1]
             return copying.copy_range(tx, ctx, *ends, size)
 
-        return self._change(source[0], body, target=target[0])
+        return self.change(source[0], body, target=target[0])
 
     # ------------------------------------------------------------------ inside
 
-    def _change(
+    def change(
         self,
         path: str,
         body: Callable[[Transaction, Context], T],
@@ -390,6 +399,11 @@ class Meta(Lookups):
         skip_trash: bool = False,
         held: Sequence[holding.Hold] = (),
     ) -> T:
+        """Run a transaction that changes the volume, after all checks that stand before one.
+
+        An error of it names ``path``, and ``target`` where there are two; ``removing`` gives it a
+        context that may take names away.
+        """
         self.gate.check_writable(path)
         try:
             with _located(path, target):

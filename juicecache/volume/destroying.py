@@ -7,13 +7,14 @@ what says which volume it was goes last.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from juicecache.config import VolumeOptions
-from juicecache.errors import ConfigError, ObjectError
+from juicecache.errors import ConfigError, ObjectError, ObjectNotFoundError
 from juicecache.meta import usage
 from juicecache.meta.engine import Engine
 from juicecache.model.setting import Setting
@@ -64,7 +65,8 @@ def destroy_volume(
     confirm
         Called with what will be gone; False gives it up.
     force
-        Ask nothing, and look neither for clients that use the volume nor at whose the objects are.
+        Ask nothing, and look neither for clients that use the volume nor at whose the objects are;
+        a bucket that is gone is no obstacle.
     progress
         Called with the report so far, after each page of objects and of metadata.
 
@@ -92,9 +94,14 @@ def destroy_volume(
                 _check(engine, store, setting, confirm)
             report = DestroyReport(setting.name)
             tell = progress or (lambda report: None)
-            _delete_objects(store, setting, report, tell)
+            try:
+                _delete_objects(store, setting, report, tell)
+            except ObjectNotFoundError:
+                if not force:
+                    raise  # the bucket itself is gone, or not mounted
         finally:
             start(store.aclose(), inline=store.inline).result()
+        _drop_folders(setting)
 
         def count(entries: int) -> None:
             report.entries = entries
@@ -163,3 +170,14 @@ def _delete(store: ObjectStore, names: Iterable[str]) -> list[tuple[str, ObjectE
         except ObjectError as error:
             outcomes.append((name, error))
     return outcomes
+
+
+def _drop_folders(setting: Setting) -> None:
+    """Remove the empty folders that objects in files leave behind; others are kept."""
+    if setting.storage != "file":
+        return
+    for number in range(max(setting.shards, 1)):
+        bucket = setting.bucket.replace("%d", str(number)) if setting.shards > 1 else setting.bucket
+        for folder, _, _ in os.walk(os.path.join(bucket, setting.name), topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)

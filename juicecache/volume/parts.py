@@ -25,7 +25,8 @@ from juicecache.meta.engine import Engine
 from juicecache.meta.service import Meta
 from juicecache.model.layout import Layout
 from juicecache.model.setting import Setting
-from juicecache.objects.build import StoreConfig, open_store
+from juicecache.objects.build import StoreConfig
+from juicecache.objects.replaceable import ReplaceableStore
 from juicecache.objects.store import ObjectStore
 from juicecache.runtime import BoundedExecutor, start
 from juicecache.volume.blocks import Blocks
@@ -167,9 +168,8 @@ def build_parts(
             given=[name for name in ("secret_key", "session_token") if getattr(options, name)]
         )
         layout = setting.layout
-        store = open_store(store_config(setting, options))
-        if wrap_store is not None:
-            store = wrap_store(store)
+        replaceable = ReplaceableStore(store_config(setting, options))
+        store = replaceable if wrap_store is None else wrap_store(replaceable)
         service = Meta(
             engine,
             setting,
@@ -177,6 +177,9 @@ def build_parts(
             subdir=options.subdir,
             heartbeat_s=options.heartbeat_s,
             owner=(os.getuid(), os.getgid(), _umask()),
+        )
+        service.gate.after_change = lambda changed: replaceable.take_over(
+            store_config(changed, options)
         )
         if options.subdir and ancestor is None:
             _check_subdir(service, options.subdir)

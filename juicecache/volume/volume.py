@@ -34,6 +34,7 @@ from juicecache.model.setting import Setting
 from juicecache.objects.store import Buffer, ObjectStore
 from juicecache.volume import (
     cleaning,
+    cloning,
     insight,
     mapping,
     quotas,
@@ -605,6 +606,17 @@ class Volume:
             meta.resolve(source)
             meta.make_parents(target)
             meta.copy(source, target)
+
+    def clone(
+        self,
+        source: str,
+        target: str,
+        *,
+        preserve: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Copy a file or a whole directory by its records; see `cloning.clone`."""
+        return cloning.clone(self.parts(), source, target, preserve=preserve, progress=progress)
 
     def copy_range(
         self, source: str, source_start: int, target: str, target_start: int, size: int

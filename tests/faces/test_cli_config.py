@@ -112,6 +112,20 @@ def test_a_running_client_takes_a_change_over_at_its_heartbeat(
         volume.write_file("/two", b"")
 
 
+def test_a_running_client_follows_its_objects(
+    config: Runner, shared: SharedVolume, tmp_path: Path
+) -> None:
+    with shared.open() as volume:
+        volume.write_file("/old", b"old")
+        os.rename(tmp_path / "bucket", tmp_path / "moved")
+        config("--bucket", tmp_path / "moved")
+        volume.parts().meta.gate.refresh()
+        assert volume.read_file("/old") == b"old"
+        volume.write_file("/new", b"new")
+        assert volume.fsck().ok
+    assert not (tmp_path / "bucket").exists()
+
+
 def test_what_takes_something_away_wants_a_yes(config: Runner, shared: SharedVolume) -> None:
     with shared.open() as volume:
         volume.write_file("/d/file", b"x")

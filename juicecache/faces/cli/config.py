@@ -70,7 +70,7 @@ def _configure(parser: ArgumentParser) -> None:
         add(
             f"--{way}-limit",
             type=count(0, _MBPS_MAX),
-            help="Mbit/s of each client that starts from now on; 0 lifts the limit",
+            help="Mbit/s of each client; 0 lifts the limit",
         )
     add("--capacity", type=capacity_bytes, help="most bytes, in GiB without unit; 0 for no limit")
     add("--inodes", type=count(0, 1 << 62), help="most files and directories; 0 for no limit")

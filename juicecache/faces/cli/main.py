@@ -33,6 +33,7 @@ _COMMANDS = {
     "rm": ("files", "remove files and directories"),
     "rmr": ("tree", "remove directories with everything below them"),
     "cp": ("copy", "copy between a volume and local files, or inside a volume"),
+    "clone": ("tree", "copy a file or directory inside a volume without copying its content"),
     "warmup": ("warmup", "load files into the cache, check or evict them"),
     "worker": ("worker", "lend the cache of this machine to a cache group, until told to stop"),
     "group": ("group", "show the cache groups of a volume, or the members of one"),
@@ -41,6 +42,7 @@ _COMMANDS = {
     "compact": ("tree", "merge the slices of files that were written in small parts or again"),
     "quota": ("quota", "set, show, check or take away quotas of directories, users and groups"),
     "trash": ("trash", "list what was removed and is kept, put it back, or empty the trash"),
+    "destroy": ("destroy", "remove a volume for ever: its objects and its metadata"),
     "bench": ("bench", "measure a volume, or a local directory, with big and small files"),
     "demo": ("demo", "see the cache at work on a temporary volume; needs no server"),
 }

@@ -1,4 +1,4 @@
-"""Commands on whole trees of a volume: ``compact``, ``rmr``.
+"""Commands on whole trees of a volume: ``clone``, ``compact``, ``rmr``.
 
 Places are ``juicecache://VOLUME/path``, or paths behind one metadata URL.
 """
@@ -98,7 +98,36 @@ def _rmr(arguments: Namespace, console: Console) -> int:
     return 0
 
 
+def _configure_clone(parser: ArgumentParser) -> None:
+    parser.add_argument("-p", "--preserve", action="store_true", help="keep owner, mode and times")
+    parser.add_argument(
+        "--threads",
+        type=count(1, 255),
+        help="taken for scripts of the official client: some hundred entries are copied at a time",
+    )
+    _add_paths(parser)
+
+
+def _clone(arguments: Namespace, console: Console) -> int:
+    """Copy a file or a directory inside a volume, without copying its content."""
+    meta, places = mixed_places(arguments.paths)
+    if len(places) != 2 or places[0].volume != places[1].volume:
+        raise ConfigError("clone needs two paths of one volume: what to copy, and its new name")
+    arguments.meta = meta or arguments.meta
+    source, target = places
+    with open_place(arguments, source.volume, cache_size="0") as volume:
+        copied = volume.clone(
+            source.path,
+            target.path,
+            preserve=arguments.preserve,
+            progress=lambda so_far: console.progress(f"copied {so_far} entries"),
+        )
+    console.result({"copied": copied}, [f"copied {copied} entries"])
+    return 0
+
+
 COMMANDS = {
+    "clone": Command(_configure_clone, _clone),
     "compact": Command(_configure_compact, _compact),
     "rmr": Command(_configure_rmr, _rmr),
 }

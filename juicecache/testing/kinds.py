@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from juicecache.testing.engines import SHARED_KINDS
 
 if TYPE_CHECKING:
     from juicecache.testing.servers import S3Server
+
+
+T = TypeVar("T")
 
 
 class Kind(NamedTuple):
@@ -53,3 +60,14 @@ class Kind(NamedTuple):
                 "secret_key": running.secret_key,
             }
         return options
+
+
+def with_engines(kinds: Sequence[T]) -> list[tuple[T, str]]:
+    """Return each of some kinds with a metadata engine, so that every engine has its turn.
+
+    With ``JUICECACHE_EVERY_ENGINE`` in the environment each kind comes with every engine, which
+    takes several times as long.
+    """
+    if os.environ.get("JUICECACHE_EVERY_ENGINE"):
+        return list(itertools.product(kinds, SHARED_KINDS))
+    return [(kind, SHARED_KINDS[at % len(SHARED_KINDS)]) for at, kind in enumerate(kinds)]

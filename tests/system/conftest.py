@@ -12,13 +12,19 @@ from juicecache.testing.official import SharedVolume
 from juicecache.testing.servers import juicefs_binary
 
 
-@pytest.fixture(params=SHARED_KINDS)
-def shared(request: pytest.FixtureRequest, tmp_path: Path) -> SharedVolume:
+@pytest.fixture
+def shared(engine_kind: str, tmp_path: Path) -> SharedVolume:
     """A volume that is still to be formatted."""
     juicefs_binary()
     if os.getuid() != 0:
         pytest.skip("mounting needs root")
-    return SharedVolume(tmp_path, engine=request.param)
+    return SharedVolume(tmp_path, engine=engine_kind)
+
+
+@pytest.fixture(params=SHARED_KINDS)
+def engine_kind(request: pytest.FixtureRequest) -> str:
+    """The metadata engine of `shared`: each of them, unless a test chooses."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

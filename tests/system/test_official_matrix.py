@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from juicecache.model.layout import CHUNK_BYTES
+from juicecache.testing.kinds import with_engines
 from juicecache.testing.official import SharedVolume, assert_same
 from juicecache.testing.oracle import assert_clean
 from juicecache.volume.volume import Volume
@@ -53,9 +54,22 @@ def name_of(choice: Choice) -> str:
     return "-".join(word for word in words if word)
 
 
-@pytest.fixture(params=CHOICES, ids=name_of)
-def volume(request, shared: SharedVolume, rsa_key: str) -> SharedVolume:
-    choice: Choice = request.param
+CASES = with_engines(CHOICES)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{name_of(case[0])}-{case[1]}")
+def case(request) -> tuple[Choice, str]:
+    return request.param
+
+
+@pytest.fixture
+def engine_kind(case: tuple[Choice, str]) -> str:
+    return case[1]
+
+
+@pytest.fixture
+def volume(request, case: tuple[Choice, str], shared: SharedVolume, rsa_key: str) -> SharedVolume:
+    choice, _ = case
     options: dict[str, Any] = {
         "compress": choice.compress,
         "hash_prefix": choice.hash_prefix,

@@ -12,7 +12,7 @@ import pytest
 from juicecache import JuiceCacheFileSystem
 from juicecache.meta.rows import DelayedSlices, SliceRef
 from juicecache.testing.file_model import FileModel
-from juicecache.testing.kinds import Kind
+from juicecache.testing.kinds import Kind, with_engines
 from juicecache.testing.official import SharedVolume, assert_same, seen_by_us
 from juicecache.testing.oracle import assert_clean
 from juicecache.volume.volume import Volume
@@ -31,9 +31,22 @@ SMALL_MAX = 16 << 10
 TAIL = b"appended" * 10_000
 
 
-@pytest.fixture(params=KINDS, ids=Kind.name)
-def volume(request, shared: SharedVolume, rsa_key: str) -> SharedVolume:
-    kind: Kind = request.param
+CASES = with_engines(KINDS)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0].name()}-{case[1]}")
+def case(request) -> tuple[Kind, str]:
+    return request.param
+
+
+@pytest.fixture
+def engine_kind(case: tuple[Kind, str]) -> str:
+    return case[1]
+
+
+@pytest.fixture
+def volume(request, case: tuple[Kind, str], shared: SharedVolume, rsa_key: str) -> SharedVolume:
+    kind, _ = case
     options = kind.options(lambda: request.getfixturevalue("s3"), rsa_key)
     # In turn made by either.
     make = shared.format_ours if KINDS.index(kind) % 2 else shared.format_theirs

@@ -152,7 +152,8 @@ def test_format_refuses_what_is_fixed(
 def test_a_password_in_an_address_is_masked(run: Run) -> None:
     done = run("status", f"postgres://user:{SECRET}@localhost/db")
     assert done.code == 1
-    assert "user:****@localhost" in done.err
+    assert "localhost" in done.err
+    assert SECRET not in done.err
 
 
 @pytest.mark.service

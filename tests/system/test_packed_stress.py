@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from juicecache.testing.kinds import Kind
+from juicecache.testing.kinds import Kind, with_engines
 from juicecache.testing.official import SharedVolume, seen_by_mount, seen_by_us
 from juicecache.testing.oracle import assert_clean
 from juicecache.volume.volume import Volume
@@ -123,7 +123,11 @@ def repeated(*acts: Callable[[], object]) -> Iterator[list[BaseException]]:
             thread.join()
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=Kind.name)
+@pytest.mark.parametrize(
+    ("kind", "engine_kind"),
+    with_engines(KINDS),
+    ids=lambda one: one.name() if isinstance(one, Kind) else one,
+)
 @pytest.mark.timeout(300 + 2 * STRESS_S)
 def test_every_file_is_what_its_owner_made_it(
     request, shared: SharedVolume, rsa_key: str, tmp_path: Path, kind: Kind, capsys

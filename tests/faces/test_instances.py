@@ -93,7 +93,8 @@ def test_a_process_that_reads_a_directory_starts_no_thread_and_loads_no_driver(r
         import sys, threading
         import fsspec
         meta, cache_dir = sys.argv[1:]
-        fs = fsspec.filesystem("juicecache", volume="faces", meta=meta, cache_dir=cache_dir)
+        options = dict(volume="faces", meta=meta, cache_dir=cache_dir, no_bgjob=True)
+        fs = fsspec.filesystem("juicecache", **options)
         fs.pipe("/a", b"x")
         assert fs.cat("/a") == b"x"
         heavy = {"aiobotocore", "botocore", "aiohttp", "cryptography", "pandas", "numpy"}

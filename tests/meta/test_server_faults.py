@@ -25,6 +25,7 @@ from juicecache.testing.cutting_proxy import CuttingProxy
 from juicecache.testing.databases import mysql_server, postgres_server
 from juicecache.testing.engine_contract import EngineContract
 from juicecache.testing.redis_server import redis_server
+from juicecache.testing.servers import free_ports
 from juicecache.volume.parts import open_engine
 
 pytestmark = pytest.mark.service
@@ -233,7 +234,9 @@ def test_who_may_only_read_reads(kind, tmp_path):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    options = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
+    # Its second port is by default 10,000 above the first, which may be more than there are.
+    (port,) = free_ports(1)
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(port))
     with redis_server(tmp_path_factory.mktemp("cluster"), *options) as server:
         server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         wait_for(lambda: "cluster_state:ok" in server.command("CLUSTER", "INFO"))

@@ -66,6 +66,7 @@ DIALECT = Dialect(
     joined="concat({old}, {new})",
     keys_inside=True,
     required="",
+    arrays={},
 )
 
 

@@ -60,6 +60,23 @@ DIALECT = Dialect(
     given="excluded.{}",
     joined="{old} || {new}",
     keys_inside=False,
+    arrays={
+        "AUTO": "bigint",
+        "AUTO4": "integer",
+        "KEY": "bigint",
+        "NAME": "text",
+        "INT": "bigint",
+        "INT4": "integer",
+        "INT?": "bigint",
+        "INT4?": "integer",
+        "ZERO4": "integer",
+        "BIN255": "bytea",
+        "BIN4096": "bytea",
+        "BLOB": "bytea",
+        "BLOB?": "bytea",
+        "STR": "text",
+        "TEXT": "text",
+    },
     required="WITH changed AS ({} RETURNING 1) SELECT 1 / count(*) FROM changed",
 )
 

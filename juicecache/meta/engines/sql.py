@@ -61,6 +61,8 @@ _KEYS_MAX = 500
 """Rows that one statement asks for by key."""
 _PAGE = 5000
 """Rows of a scan that are held at once."""
+_NEIGHBOURS = 8
+"""Paths in one directory that are found together, and no longer each by a join of its own."""
 _JOINS_MAX = 16
 """Names of a path that one statement follows: planning more takes longer than asking twice."""
 
@@ -389,8 +391,7 @@ class _SqlTransaction(Transaction):
         return None if known is None or (lock and not known[1]) else known
 
     def _by_keys(self, table: type, keys: Sequence[Key], *, lock: bool) -> Statement:
-        text = self._sql.tables[table].get_many(len(keys), lock=lock)
-        return text, [part for key in keys for part in key]
+        return self._sql.tables[table].get_many(keys, lock=lock)
 
     def _made(self, table: type, rows: Sequence[Sequence[Any]]) -> list[Any]:
         make = self._sql.tables[table].make
@@ -486,7 +487,16 @@ class _SqlTransaction(Transaction):
 
     def find_many(self, paths: Sequence[Sequence[bytes]]) -> list[Found | None]:
         found: list[Found | None] = [None] * len(paths)
-        short = [at for at, names in enumerate(paths) if 0 < len(names) <= _JOINS_MAX]
+        alone: list[int] = []
+        by_directory: dict[tuple[bytes, ...], list[int]] = {}
+        for at, names in enumerate(paths):
+            by_directory.setdefault(tuple(names[:-1]), []).append(at)
+        for place, members in by_directory.items():
+            if len(members) < _NEIGHBOURS or len(place) >= _JOINS_MAX:
+                alone += members
+            elif (directory := self.expect_path((*place, b"."))) is not None:
+                self._find_in(directory, [(at, paths[at][-1]) for at in members], found)
+        short = [at for at in alone if 0 < len(paths[at]) <= _JOINS_MAX]
         ways = self._trace(ROOT_INODE, [paths[at] for at in short]) if short else []
         for at, way in zip(short, ways, strict=True):
             if way.attr is not None and len(way.inodes) == len(paths[at]):
@@ -498,6 +508,26 @@ class _SqlTransaction(Transaction):
             if len(names) > _JOINS_MAX:
                 found[at] = super().find(names)
         return found
+
+    def _find_in(
+        self, directory: int, wanted: Sequence[tuple[int, bytes]], found: list[Found | None]
+    ) -> None:
+        """Find names of one directory, each for its place in ``found``; one round trip."""
+        names = list(dict.fromkeys(name for _, name in wanted))
+        statements: list[Statement] = [
+            (f"{self._sql.names}({', '.join(['%s'] * len(some))})", (directory, *some))
+            for some in (
+                names[first : first + _KEYS_MAX] for first in range(0, len(names), _KEYS_MAX)
+            )
+        ]
+        width = len(Attr._fields)
+        known = {
+            row[0]: Found(attr_of(tuple(row[1 : width + 1])), bytes(row[width + 1]))
+            for answer in self._run(statements)
+            for row in answer.rows
+        }
+        for at, name in wanted:
+            found[at] = known.get(name)
 
     def _trace(self, start: int, paths: Sequence[Sequence[bytes]]) -> list[_Way]:
         """Follow paths from a directory as far as they lead."""

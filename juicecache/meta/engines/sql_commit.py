@@ -37,6 +37,15 @@ class Prepared(NamedTuple):
     required: str = ""
 
 
+class _Place(NamedTuple):
+    """How rows of one table are inserted: one, several in a list, or many as arrays of columns."""
+
+    head: str
+    values: str
+    many: str
+    tail: str
+
+
 class SqlCommit:
     """Collects one commit.
 
@@ -53,30 +62,33 @@ class SqlCommit:
         self.statements: list[Prepared] = []
         self.totals: dict[str, int] = {}
         touched = Counts(_row_of(write) for write in writes)
-        bulk: dict[tuple[str, str, str], list[Sequence[Any]]] = {}
+        bulk: dict[_Place, list[Sequence[Any]]] = {}
         later: list[Write] = []
         for write in writes:
             alone = touched[_row_of(write)] == 1
             if alone and isinstance(write, Put) and write.new:
                 table = sql.tables[type(write.row)]
-                place = table.insert, table.values, ""
+                place = _Place(table.insert, table.values, table.many, "")
                 bulk.setdefault(place, []).append(table.stored(write.row))
             elif alone and isinstance(write, Append):
-                place = sql.append, sql.append_values, sql.append_tail
+                place = _Place(sql.append, sql.append_values, sql.append_many, sql.append_tail)
                 bulk.setdefault(place, []).append(write)
             else:
                 later.append(write)
-        for (head, values, tail), rows in bulk.items():
-            self._insert_many(head, values, tail, rows)
+        for place, rows in bulk.items():
+            self._insert_many(place, rows)
         for write in later:
             self._one(write)
 
-    def _insert_many(
-        self, head: str, values: str, tail: str, rows: Sequence[Sequence[Any]]
-    ) -> None:
+    def _insert_many(self, place: _Place, rows: Sequence[Sequence[Any]]) -> None:
+        if place.many and len(rows) > 1:
+            self._send(
+                place.many + place.tail, [list(column) for column in zip(*rows, strict=True)]
+            )
+            return
         for first in range(0, len(rows), _ROWS_MAX):
             some = rows[first : first + _ROWS_MAX]
-            text = head + ", ".join([values] * len(some)) + tail
+            text = place.head + ", ".join([place.values] * len(some)) + place.tail
             self._send(text, [value for row in some for value in row])
 
     def _send(self, text: str, parameters: Sequence[Any], required: str = "") -> None:

@@ -391,7 +391,10 @@ class _SqlTransaction(Transaction):
         return None if known is None or (lock and not known[1]) else known
 
     def _by_keys(self, table: type, keys: Sequence[Key], *, lock: bool) -> Statement:
-        return self._sql.tables[table].get_many(keys, lock=lock)
+        statements = self._sql.tables[table]
+        if len(keys) == 1:
+            return statements.get + (" FOR UPDATE" if lock else ""), keys[0]
+        return statements.get_many(keys, lock=lock)
 
     def _made(self, table: type, rows: Sequence[Sequence[Any]]) -> list[Any]:
         make = self._sql.tables[table].make

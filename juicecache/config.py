@@ -375,6 +375,14 @@ class VolumeOptions:
         "leave the upkeep of the volume to other clients: expired trash, content of removed files, "
         "sessions of clients that died",
     )
+    backup_meta_s: float = _option(
+        "time",
+        "1h",
+        "between two backups of the metadata in object storage; 0 writes none. Larger volumes than "
+        "a million inodes need more than an hour",
+        name="backup_meta",
+    )
+    backup_skip_trash: bool = _option("flag", "false", "leave the trash out of these backups")
     subdir: str = _option("text", "", "the folder of the volume that is the root for this client")
     heartbeat_s: float = _option(
         "time",

@@ -28,6 +28,22 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def rsa_key() -> str:
+    """An RSA key as PEM text; the official client reads PKCS#1 and PKCS#8."""
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+    )
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(
+        Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
+    ).decode()
+
+
 _NO_PART = ("mean nothing to this store", "this engine has no stamp")
 """Reasons to skip that speak of a contract's choices, not of a part that is absent."""
 

@@ -215,6 +215,13 @@ class Transaction(ABC):
             At most so many rows.
         """
 
+    def scan_each(self, table: type[RowT], partitions: Sequence[int]) -> list[list[RowT]]:
+        """Return the rows of partitions that a number names, in the order of ``partitions``.
+
+        One round trip where that is possible.
+        """
+        return [list(self.scan(table, number)) for number in partitions]
+
     @abstractmethod
     def has_own_tables(self) -> bool:
         """Return whether the tables of ``rows.OWN_TABLES`` are there; else leave them alone."""

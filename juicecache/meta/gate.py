@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from juicecache.errors import ConflictError, ReadOnlyVolumeError, VolumeFormatError
-from juicecache.meta import trash, usage
+from juicecache.meta import epoch, trash, usage
 from juicecache.meta.change_log import Origins
 from juicecache.meta.context import (
     TRASH_WANTED,
@@ -72,6 +72,8 @@ class Gate:
         self._hour = (0, 0)
         self.after_change: Callable[[Setting], object] | None = None
         """Called with the record whenever it was read and is not what it was."""
+        self.namespace = ""
+        """Under what blocks are cached, as it was when the volume was opened."""
         self.before_first_change: Callable[[], None] | None = None
         """Called once, when somebody is about to change the volume and may."""
 
@@ -90,7 +92,8 @@ class Gate:
         Raises
         ------
         VolumeFormatError
-            The record is gone, belongs to another volume or asks for a newer client.
+            The record is gone, belongs to another volume, or asks for a newer client; or the
+            metadata was restored from a dump.
         """
         if time.monotonic() < self._due_s:
             return
@@ -104,12 +107,18 @@ class Gate:
                 self._accept(text)
             self._obstacle = self.setting.write_obstacle()
             self._engine.origin = self._origins if self.setting.change_log else None
-            if self.setting.dir_stats and not self.read_only:
-                rows = self._engine.read(lambda tx: list(tx.scan(DirQuota)))
-                self._quotas = frozenset(row.inode for row in rows)
-            else:
-                self._quotas = frozenset()
+            self._quotas = self._engine.read(self._look)
             self._due_s = time.monotonic() + self._heartbeat_s
+
+    def _look(self, tx: Transaction) -> frozenset[int]:
+        """Return the directories with quotas; refuse to go on in another life of the volume."""
+        if self.namespace and epoch.namespace(tx, self.setting.uuid) != self.namespace:
+            raise VolumeFormatError(
+                f"{self._engine.describe()}: the metadata was restored from a dump; open it anew"
+            )
+        if not self.setting.dir_stats or self.read_only:
+            return frozenset()
+        return frozenset(row.inode for row in tx.scan(DirQuota))
 
     def refresh(self) -> None:
         """Let the next check read the record and the quotas, which this process changed."""

@@ -7,8 +7,12 @@ have died hold nothing. Names and intervals are the format's, so that official c
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+from juicecache.meta.change_log import note
 from juicecache.meta.engine import Transaction
-from juicecache.meta.rows import Counter
+from juicecache.meta.rows import Counter, Xattr
+from juicecache.model.attr import ROOT_INODE
 
 STALE_SESSIONS = "lastCleanupSessions"
 DELETED_FILES = "lastCleanupFiles"
@@ -16,6 +20,8 @@ SLICES = "nextCleanupSlices"
 TRASH = "lastCleanupTrash"
 CHANGE_LOG = "lastCleanupChangelog"
 
+BACKUP = "lastBackup"
+"""This one is an extended attribute of the root, with the time as text (RFC 3339)."""
 REPACK = "juicecacheRepack"
 """Our own: official clients pack nothing, and look at no counter that they do not know."""
 
@@ -28,7 +34,12 @@ def take_lease(tx: Transaction, name: str, now_s: int, interval_s: float) -> boo
     """Return whether the caller is to do the work of a lease now."""
     if not is_free(tx, name, now_s, interval_s, lock=True):
         return False
-    tx.put(Counter(name, now_s))
+    if name == BACKUP:
+        value = datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+        tx.put(Xattr(ROOT_INODE, name, value))
+        note(tx, "SETXATTR", ROOT_INODE, name, value, 0)
+    else:
+        tx.put(Counter(name, now_s))
     return True
 
 
@@ -36,5 +47,17 @@ def is_free(
     tx: Transaction, name: str, now_s: int, interval_s: float, *, lock: bool = False
 ) -> bool:
     """Return whether the work of a lease is due."""
-    row = tx.get(Counter, name, lock=lock)
-    return row is None or row.value <= now_s - interval_s * _EARLY
+    if name == BACKUP:
+        last_s = _time_of(tx.get(Xattr, ROOT_INODE, name, lock=lock))
+    else:
+        row = tx.get(Counter, name, lock=lock)
+        last_s = 0.0 if row is None else row.value
+    return last_s <= now_s - interval_s * _EARLY
+
+
+def _time_of(row: Xattr | None) -> float:
+    """Return the time in an attribute; 0 where there is none, or something else."""
+    try:
+        return 0.0 if row is None else datetime.fromisoformat(row.value.decode()).timestamp()
+    except ValueError:
+        return 0.0

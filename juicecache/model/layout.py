@@ -64,7 +64,7 @@ class Layout:
     name
         The volume's name: every object name begins with it.
     namespace
-        The volume's UUID.
+        Of its blocks: the volume's UUID, and its epoch where it has one.
     block_bytes
         Raw bytes of every block but the last of a slice.
     hash_prefix
@@ -92,6 +92,11 @@ class Layout:
         if self.hash_prefix:
             return f"{self.chunks_prefix}{slice_id % 256:02X}/{slice_id // 1_000_000}/{block_name}"
         return f"{self.chunks_prefix}{slice_id // 1_000_000}/{slice_id // 1000}/{block_name}"
+
+    @property
+    def backups_prefix(self) -> str:
+        """What the names of all backups of metadata begin with."""
+        return f"{self.name}/meta/"
 
     @property
     def chunks_prefix(self) -> str:

@@ -393,7 +393,7 @@ class Setting:
             if getattr(self, name) == REMOVED and name not in given:
                 raise VolumeFormatError(
                     f"volume {self.name}: its {name} was removed when its metadata was dumped; "
-                    "pass it as an option or store it again with 'juicefs config'"
+                    "pass it as an option or store it again with 'juicecache config'"
                 )
 
     @property

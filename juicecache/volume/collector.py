@@ -104,10 +104,10 @@ class Collector:
 
     def __init__(self, parts: Parts, *, delete: bool, stop: threading.Event | None = None) -> None:
         self.report = GcReport()
-        self._parts = parts
+        self.parts = parts
         self._engine = parts.engine
         self._delete = delete
-        self._stop = stop or threading.Event()
+        self.stop = stop or threading.Event()
         self._now_ns = parts.meta.gate.now_ns()
         self._now_s = self._now_ns // 1_000_000_000
         self._trash_days = parts.meta.gate.setting.trash_days
@@ -122,7 +122,7 @@ class Collector:
                     lambda tx: session.close_stale_session(tx, sid, self._now_s)
                 )
                 for inode in removed:
-                    clean_file(self._parts, inode)
+                    clean_file(self.parts, inode)
 
         self._each(
             "stale_sessions",
@@ -138,8 +138,8 @@ class Collector:
         self._count(expired_trash=len(hours))
         for edge in hours if self._delete else ():
             try:
-                gate = self._parts.meta.gate
-                while not self._stop.is_set() and (
+                gate = self.parts.meta.gate
+                while not self.stop.is_set() and (
                     removed := gate.remove(
                         lambda tx, ctx, edge=edge: remove.remove_below(  # type: ignore[misc]  # mypy cannot infer a lambda default
                             tx, ctx, edge.inode, limit=_PAGE
@@ -149,7 +149,7 @@ class Collector:
                 ):
                     self._finish(removed)
                     self._count(trash_entries=len(removed))
-                if self._stop.is_set():
+                if self.stop.is_set():
                     return
                 ctx = gate.context()
                 self._engine.write(
@@ -164,7 +164,7 @@ class Collector:
         def act(top: int) -> None:
             done = False
             while not done:
-                removed, done = self._parts.meta.gate.remove(
+                removed, done = self.parts.meta.gate.remove(
                     lambda tx, ctx: remove.remove_detached(tx, ctx, top, limit=_PAGE),
                     skip_trash=True,
                 )
@@ -183,7 +183,7 @@ class Collector:
         self._each(
             "deleted_files",
             lambda tx, after: list(islice(_inodes_before(tx, before_s, after), _PAGE)),
-            lambda inode: clean_file(self._parts, inode),
+            lambda inode: clean_file(self.parts, inode),
         )
 
     def collect_delayed(self) -> None:
@@ -191,7 +191,7 @@ class Collector:
 
         def act(slice_id: int) -> None:
             dead = self._engine.write(lambda tx: compaction.drop_delayed(tx, slice_id))
-            delete_slices(self._parts, dead)
+            delete_slices(self.parts, dead)
 
         before_s = self._now_s - self._trash_days * 86_400
         self._each(
@@ -203,7 +203,7 @@ class Collector:
     def collect_dead_slices(self) -> None:
         """Delete the objects of slices without a reference."""
         for rows in self._engine.sweep(SliceRef, page=_PAGE):
-            if self._stop.is_set():
+            if self.stop.is_set():
                 return
             dead = dropping.dead_slices(rows)
             self._count(dead_slices=len(dead))
@@ -212,16 +212,16 @@ class Collector:
                 for slice_id in sorted(used):
                     self._fail(f"slice {slice_id}", "it has no reference, yet a file uses it")
                 try:
-                    delete_slices(self._parts, [key for key in dead if key[0] not in used])
+                    delete_slices(self.parts, [key for key in dead if key[0] not in used])
                 except JuicecacheError as error:
                     self._fail("slices without a reference", error)
 
     def trim_change_log(self, limit: int) -> None:
         """Remove the lines that the setting no longer wants, ``limit`` in a transaction."""
-        setting = self._parts.meta.gate.setting
+        setting = self.parts.meta.gate.setting
         bounds = {"age_s": setting.change_log_age_s, "lines": setting.change_log_lines}
         count = limit if setting.change_log and any(bounds.values()) else 0
-        while count == limit and not self._stop.is_set():
+        while count == limit and not self.stop.is_set():
             count = self._engine.write(
                 lambda tx: change_log.trim(tx, self._now_s, **bounds, limit=limit)
             )
@@ -233,14 +233,14 @@ class Collector:
             if len(row.slices) <= RECORD_BYTES or not self._is_node(inode):
                 continue
             try:
-                self._count(compacted_chunks=compact_chunk(self._parts, inode, index))
+                self._count(compacted_chunks=compact_chunk(self.parts, inode, index))
             except JuicecacheError as error:
                 self._fail(f"chunk {index} of inode {inode}", error)
 
     def repack(self) -> None:
         """Write anew what is left of sparse packed slices."""
         try:
-            report = repack(self._parts, stop=self._stop)
+            report = repack(self.parts, stop=self.stop)
         except JuicecacheError as error:
             self._fail("repacking", error)
         else:
@@ -261,7 +261,7 @@ class Collector:
             self._count(**{name: len(found)})
             after = found[-1]
             for one in found if self._delete else ():
-                if self._stop.is_set():
+                if self.stop.is_set():
                     return
                 try:
                     act(one)
@@ -271,8 +271,8 @@ class Collector:
     def _finish(self, removed: list[Removed]) -> None:
         """Drop the content of files that lost their last name."""
         for one in removed:
-            if is_droppable(self._parts, one):
-                clean_file(self._parts, one.inode)
+            if is_droppable(self.parts, one):
+                clean_file(self.parts, one.inode)
 
     def _mentioned(self, slice_ids: set[int]) -> set[int]:
         """Return which of the slices any chunk or delayed row mentions; reads all of them."""

@@ -22,7 +22,7 @@ from juicecache.errors import (
     JuicecacheError,
     ObjectNotFoundError,
 )
-from juicecache.meta import tree
+from juicecache.meta import epoch, tree
 from juicecache.meta.engine import Engine, Transaction
 from juicecache.meta.rows import SETTING, Counter, Record
 from juicecache.model.attr import Attr
@@ -175,6 +175,7 @@ def _plant(tx: Transaction, engine: Engine, setting: Setting, now_ns: int) -> No
             "database, or remove this one"
         )
     tree.plant_root(tx, now_ns, trash=setting.trash_days > 0)
+    tx.put_new(epoch.new_epoch())
     tx.put_new(Record(SETTING, setting.to_text(_nonce)))
 
 

@@ -142,9 +142,9 @@ class _Collector(Collector):
 
     def _stored_slices(self) -> Iterator[StoredSlice]:
         """Iterate over the slices in object storage; their objects are neighbours in a listing."""
-        layout = self._parts.layout
+        layout = self.parts.layout
         current: StoredSlice | None = None
-        for info in listed_objects(self._parts):
+        for info in listed_objects(self.parts):
             self._count(objects=1)
             found = parse_block_name(info.name.rpartition("/")[2])
             if found is None or layout.object_name(info.name.rpartition("/")[2]) != info.name:
@@ -205,8 +205,8 @@ class _Collector(Collector):
     def _remove(self, leaked: list[StoredSlice]) -> None:
         by_key: dict[SliceKey, StoredSlice] = {(one.slice_id, one.size): one for one in leaked}
         claimed = self._engine.write(lambda tx: dropping.claim_orphans(tx, by_key))
-        keys = [key for one in claimed for key in by_key[one].keys(self._parts.layout)]
-        self._parts.blocks.delete(keys)
+        keys = [key for one in claimed for key in by_key[one].keys(self.parts.layout)]
+        self.parts.blocks.delete(keys)
         self._engine.write(lambda tx: dropping.forget_slices(tx, claimed))
         self._count(removed_objects=len(keys))
 

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from juicecache.cache.stack import TierStack
 from juicecache.config import VolumeOptions, parse_meta, rsa_passphrase
@@ -21,6 +21,7 @@ from juicecache.errors import (
     NotDirectoryError,
     VolumeFormatError,
 )
+from juicecache.meta import epoch
 from juicecache.meta.engine import Engine
 from juicecache.meta.service import Meta
 from juicecache.model.layout import Layout
@@ -167,7 +168,8 @@ def build_parts(
         setting.check_secrets(
             given=[name for name in ("secret_key", "session_token") if getattr(options, name)]
         )
-        layout = setting.layout
+        namespace = engine.read(lambda tx: epoch.namespace(tx, setting.uuid))
+        layout = replace(setting.layout, namespace=namespace)
         replaceable = ReplaceableStore(store_config(setting, options))
         store = replaceable if wrap_store is None else wrap_store(replaceable)
         service = Meta(
@@ -181,10 +183,11 @@ def build_parts(
         service.gate.after_change = lambda changed: replaceable.take_over(
             store_config(changed, options)
         )
+        service.gate.namespace = namespace
         if options.subdir and ancestor is None:
             _check_subdir(service, options.subdir)
         tiers = build_tiers(options) if ancestor is None else ancestor.tiers
-        directory = Directory(options, engine, setting.uuid) if options.cache_group else None
+        directory = Directory(options, engine, namespace) if options.cache_group else None
         group = None if directory is None else build_group(options, directory)
         blocks = Blocks(layout, store, tiers, group, fills_group=options.fill_group_cache)
         serving = None

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from juicecache.errors import JuicecacheError
 from juicecache.meta import leases
+from juicecache.volume.backup import back_up
 from juicecache.volume.collector import Collector
 from juicecache.volume.parts import Parts
 
@@ -76,7 +77,11 @@ class Upkeep:
         self._heartbeat_s = parts.options.heartbeat_s
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._stats = {job.name: JobStats(job.name) for job in _JOBS}
+        self._jobs: tuple[Job, ...] = _JOBS
+        if parts.options.backup_meta_s:
+            backup = Job("backup", leases.BACKUP, parts.options.backup_meta_s, _backup)
+            self._jobs = (*_JOBS, backup)
+        self._stats = {job.name: JobStats(job.name) for job in self._jobs}
 
     def stats(self) -> tuple[JobStats, ...]:
         """Return what was done so far, a job each."""
@@ -103,7 +108,7 @@ class Upkeep:
 
     def run_due(self) -> None:
         """Run the jobs whose leases are free; returns early when `close` is called."""
-        for job in _JOBS:
+        for job in self._jobs:
             parts = self._parts()
             if parts is None or self._stop.is_set():
                 return
@@ -148,6 +153,10 @@ def attach(parts: Parts) -> Upkeep | None:
     gate.before_first_change = upkeep.start
     parts.closing.append(upkeep.close)
     return upkeep
+
+
+def _backup(collector: Collector) -> None:
+    back_up(collector.parts, collector.stop)
 
 
 def _slices(collector: Collector) -> None:

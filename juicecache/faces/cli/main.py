@@ -42,6 +42,8 @@ _COMMANDS = {
     "compact": ("tree", "merge the slices of files that were written in small parts or again"),
     "quota": ("quota", "set, show, check or take away quotas of directories, users and groups"),
     "trash": ("trash", "list what was removed and is kept, put it back, or empty the trash"),
+    "dump": ("dump", "write the metadata of a volume to a file"),
+    "load": ("dump", "make a volume in an empty database from such a file"),
     "destroy": ("destroy", "remove a volume for ever: its objects and its metadata"),
     "bench": ("bench", "measure a volume, or a local directory, with big and small files"),
     "demo": ("demo", "see the cache at work on a temporary volume; needs no server"),

@@ -19,7 +19,7 @@ _NAMES = re.compile(
     rb"|dir(DataLength|UsedSpace|UsedInodes)|(dir|user|group)Quota(UsedSpace|UsedInodes)?"
     rb"|acl|aclMaxId|krbToken\w*|usedSpace|totalInodes|txnLog|txnLastLog"
     rb"|next(inode|chunk|session|Trash|CleanupSlices)|lastCleanup\w+"
-    rb"|juicecache(Tables|Members|Groups|Records)"
+    rb"|juicecache(Tables|Members|Groups|Records|Repack|Epoch|Loading)"
 )
 """Of the keys of a volume, behind its prefix: ``docs/format.md``, "The metadata in Redis"."""
 

@@ -449,6 +449,19 @@ class _SqlTransaction(Transaction):
             after = key_of(rows[-1])[len(partition) :]
             left = None if left is None else left - size
 
+    def scan_each(self, table: type[RowT], partitions: Sequence[int]) -> list[list[RowT]]:
+        assert ALL_TABLES[table].partition == 1, table
+        found: dict[int, list[RowT]] = {number: [] for number in partitions}
+        keys = list(found)
+        statements: list[Statement] = [
+            self._sql.tables[table].scan_each(keys[first : first + _KEYS_MAX])
+            for first in range(0, len(keys), _KEYS_MAX)
+        ]
+        for answer in self._run(statements) if statements else ():
+            for row in self._made(table, answer.rows):
+                found[cast("int", key_of(row)[0])].append(row)
+        return [found[number] for number in partitions]
+
     def has_own_tables(self) -> bool:
         tables = [f"{self._sql.prefix}{MAPPINGS[table].table}" for table in OWN_TABLES]
         answers = self._run([(self._server.columns, (table,)) for table in tables])

@@ -186,6 +186,14 @@ class TableStatements:
         tail = f" ORDER BY {', '.join(self._order)} FOR UPDATE" if lock else ""
         return f"{self._select} WHERE {match}{tail}", [part for key in keys for part in key]
 
+    def scan_each(self, partitions: Sequence[int]) -> tuple[str, list[Any]]:
+        """Return the scan of partitions that the first key column names, and its values."""
+        order = f" ORDER BY {', '.join(self._order)}"
+        if self._key_arrays:
+            return f"{self._select} WHERE {self._keys[0]} = ANY(%s){order}", [list(partitions)]
+        places = ", ".join(["%s"] * len(partitions))
+        return f"{self._select} WHERE {self._keys[0]} IN ({places}){order}", list(partitions)
+
     def scan(self, partition: int, *, behind: bool) -> str:
         """Return the scan of a partition named by so many key columns, behind the rest of a key.
 

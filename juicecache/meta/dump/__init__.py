@@ -1,0 +1,1 @@
+"""The metadata of a volume as one JSON document, in the form of the official client."""

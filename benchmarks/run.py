@@ -14,7 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from harness import environment
 
-NAMES = ("cold", "eviction", "large", "local", "meta", "pack", "peers", "ring", "warm")
+NAMES = (
+    *("cold", "eviction", "large", "local", "meta", "pack", "peers", "ring", "upkeep", "warm"),
+)
 
 
 def main() -> None:

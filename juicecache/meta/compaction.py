@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from itertools import islice
+from collections.abc import Iterable
 
 from juicecache.meta.change_log import note
 from juicecache.meta.context import Context
 from juicecache.meta.dropping import SliceKey, drop_references
-from juicecache.meta.engine import Transaction
+from juicecache.meta.engine import Engine, Transaction
 from juicecache.meta.rows import Chunk, DelayedSlices, SliceRef
+from juicecache.meta.tally import SliceTally
 from juicecache.model.slices import RECORD_BYTES, CompactionPlan, SliceRecord, refs_of
 
+_PAGE = 1000
+"""Rows that are read and counted at a time."""
 _ENTRY = struct.Struct(">QI")
 """One replaced record in a delayed row: slice id, size."""
 
@@ -121,10 +124,9 @@ def abandon_slice(tx: Transaction, slice_id: int, size: int) -> None:
         tx.put_new(SliceRef(slice_id, size, 0))
 
 
-def expired_delayed(tx: Transaction, before_s: int, *, after: int = 0, limit: int) -> list[int]:
-    """Return ids of slices behind ``after``, ascending, whose row is older than ``before_s``."""
-    rows = tx.scan(DelayedSlices, after=(after,))
-    return list(islice((row.slice_id for row in rows if row.deleted_s < before_s), limit))
+def expired_delayed(rows: Iterable[DelayedSlices], before_s: float) -> list[int]:
+    """Return the ids, among rows, of those older than ``before_s``."""
+    return [row.slice_id for row in rows if row.deleted_s < before_s]
 
 
 def drop_delayed(tx: Transaction, slice_id: int) -> list[SliceKey]:
@@ -137,14 +139,16 @@ def drop_delayed(tx: Transaction, slice_id: int) -> list[SliceKey]:
     return drop_references(tx, Counter(entries_of(row.slices)))
 
 
-def record_counts(tx: Transaction) -> Counter[SliceKey]:
-    """Return how many records and delayed entries point at each slice: what counts must be."""
-    counts: Counter[SliceKey] = Counter()
-    for chunk in tx.scan(Chunk):
-        counts.update(refs_of(chunk.slices))
-    for delayed in tx.scan(DelayedSlices):
-        counts.update(entries_of(delayed.slices))
-    return counts
+def count_records(engine: Engine, tally: SliceTally) -> None:
+    """Count how many records and delayed entries point at each slice: what references must be.
+
+    Nobody should write meanwhile: what moves is counted twice, or not at all.
+    """
+    for chunks in engine.sweep(Chunk, page=_PAGE):
+        tally.add(refs_of(b"".join(chunk.slices for chunk in chunks)))
+    for rows in engine.sweep(DelayedSlices, page=_PAGE):
+        for row in rows:
+            tally.add(Counter(entries_of(row.slices)))
 
 
 def entries_of(delayed: bytes) -> list[SliceKey]:

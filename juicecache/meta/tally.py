@@ -9,11 +9,25 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from heapq import merge
+from itertools import groupby
+from operator import itemgetter
 from typing import Self, TypeAlias
 
 SliceKey: TypeAlias = tuple[int, int]
+"""(slice id, size)."""
 _HELD_MAX = 100_000
 """Counts held in memory: some 20 MB, and few enough writes to the file."""
+
+
+def scratch_table(columns: str, key: str) -> sqlite3.Connection:
+    """Return a database in a temporary file without a name, with the table ``scratch``."""
+    # The empty name is a database of SQLite in a temporary file that nobody else can open.
+    connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute("PRAGMA journal_mode = OFF")
+    connection.execute(f"CREATE TABLE scratch ({columns}, PRIMARY KEY ({key})) WITHOUT ROWID")
+    return connection
 
 
 class SliceTally:
@@ -25,14 +39,7 @@ class SliceTally:
 
     def __init__(self) -> None:
         self._held: Counter[SliceKey] = Counter()
-        # The empty name is a database of SQLite in a temporary file that nobody else can open.
-        self._spilled = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._spilled.execute("PRAGMA synchronous = OFF")
-        self._spilled.execute("PRAGMA journal_mode = OFF")
-        self._spilled.execute(
-            "CREATE TABLE counts (id INTEGER, size INTEGER, count INTEGER, PRIMARY KEY (id, size)) "
-            "WITHOUT ROWID"
-        )
+        self._spilled = scratch_table("id INTEGER, size INTEGER, count INTEGER", "id, size")
 
     def add(self, counts: Mapping[SliceKey, int]) -> None:
         """Add to the counts of some slices."""
@@ -43,9 +50,18 @@ class SliceTally:
     def counts(self) -> Iterator[tuple[SliceKey, int]]:
         """Iterate over the slices with their counts, in ascending order; nothing may be added."""
         self._spill()
-        rows = self._spilled.execute("SELECT id, size, count FROM counts ORDER BY id, size")
+        rows = self._spilled.execute("SELECT id, size, count FROM scratch ORDER BY id, size")
         for slice_id, size, count in rows:
             yield (slice_id, size), count
+
+    def count(self, slice_id: int, size: int) -> int:
+        """Return the count of one slice; nothing may be added any more."""
+        if self._held:
+            self._spill()
+        row = self._spilled.execute(
+            "SELECT count FROM scratch WHERE id = ? AND size = ?", (slice_id, size)
+        ).fetchone()
+        return row[0] if row else 0
 
     def close(self) -> None:
         """Forget everything. Safe to call twice."""
@@ -63,9 +79,31 @@ class SliceTally:
         rows = sorted((*key, count) for key, count in self._held.items())
         self._spilled.execute("BEGIN")
         self._spilled.executemany(
-            "INSERT INTO counts VALUES (?, ?, ?) "
+            "INSERT INTO scratch VALUES (?, ?, ?) "
             "ON CONFLICT DO UPDATE SET count = count + excluded.count",
             rows,
         )
         self._spilled.execute("COMMIT")
         self._held.clear()
+
+
+def joined(
+    one: SliceTally, other: SliceTally, *, missing: int
+) -> Iterator[tuple[SliceKey, int, int]]:
+    """Iterate over the slices of two tallies with both counts, in ascending order.
+
+    Parameters
+    ----------
+    missing
+        Stands for the count in ``other`` of a slice that it does not have; in ``one`` it is 0.
+    """
+    pairs = groupby(
+        merge(
+            ((key, 0, count) for key, count in one.counts()),
+            ((key, 1, count) for key, count in other.counts()),
+        ),
+        key=itemgetter(0),
+    )
+    for key, found in pairs:
+        counts = {which: count for _, which, count in found}
+        yield key, counts.get(0, 0), counts.get(1, missing)

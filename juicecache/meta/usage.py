@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeAlias
 from juicecache.errors import NoSpaceError
 from juicecache.meta.change_log import note
 from juicecache.meta.context import Context, CountNeededError, Used
-from juicecache.meta.engine import Transaction
+from juicecache.meta.engine import Engine, Transaction
 from juicecache.meta.limits import GROUP, USER, check_limit, quotas_above
 from juicecache.meta.rows import Counter, DirQuota, DirStats, UserGroupQuota
 from juicecache.model.acl import Rule
@@ -368,16 +368,17 @@ def count_inside(tx: Transaction, top: int, counted: Mapping[int, Used]) -> Used
     return found
 
 
-def recount(tx: Transaction) -> Totals:
+def recount(engine: Engine) -> Totals:
     """Return what the volume's counters must be: the sums over all nodes.
 
     Hourly trash directories, and files without a name that somebody has open, count.
     """
     space = inodes = 0
-    for attr in tx.scan(Attr):
-        if attr.inode not in (ROOT_INODE, TRASH_INODE):
-            space += attr.space
-            inodes += 1
+    for page in engine.sweep(Attr, page=_PAGE):
+        for attr in page:
+            if attr.inode not in (ROOT_INODE, TRASH_INODE):
+                space += attr.space
+                inodes += 1
     return Totals(space, inodes)
 
 

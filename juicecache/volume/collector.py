@@ -10,9 +10,9 @@ removed files, slices that a compaction replaced, slices without a reference. La
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from juicecache.errors import JuicecacheError
@@ -95,15 +95,11 @@ class Collector:
     ----------
     stop
         Ends a run early, between two rows.
-
-    Attributes
-    ----------
-    report
-        What was found so far.
     """
 
     def __init__(self, parts: Parts, *, delete: bool, stop: threading.Event | None = None) -> None:
-        self.report = GcReport()
+        self._counts: Counter[str] = Counter()
+        self._errors: list[str] = []
         self.parts = parts
         self._engine = parts.engine
         self._delete = delete
@@ -180,11 +176,10 @@ class Collector:
     def collect_deleted_files(self, *, min_age_s: float = 0.0) -> None:
         """Drop the content of removed files: of any age, since that is safe beside who does it."""
         before_s = self._now_s - min_age_s
-        self._each(
-            "deleted_files",
-            lambda tx, after: list(islice(_inodes_before(tx, before_s, after), _PAGE)),
-            lambda inode: clean_file(self.parts, inode),
-        )
+        for rows in self._engine.sweep(DeletedFile, page=_PAGE):
+            inodes = [row.inode for row in rows if row.expire_s <= before_s]
+            if not self._act("deleted_files", inodes, lambda inode: clean_file(self.parts, inode)):
+                return
 
     def collect_delayed(self) -> None:
         """Drop the references that compactions left to the time of the trash."""
@@ -194,11 +189,9 @@ class Collector:
             delete_slices(self.parts, dead)
 
         before_s = self._now_s - self._trash_days * 86_400
-        self._each(
-            "delayed_rows",
-            lambda tx, after: compaction.expired_delayed(tx, before_s, after=after, limit=_PAGE),
-            act,
-        )
+        for rows in self._engine.sweep(DelayedSlices, page=_PAGE):
+            if not self._act("delayed_rows", compaction.expired_delayed(rows, before_s), act):
+                return
 
     def collect_dead_slices(self) -> None:
         """Delete the objects of slices without a reference."""
@@ -258,15 +251,21 @@ class Collector:
         """Count what ``find`` finds behind an id, page by page; with ``delete``, ``act`` on it."""
         after = 0
         while found := self._engine.read(lambda tx: find(tx, after)):  # noqa: B023
-            self._count(**{name: len(found)})
             after = found[-1]
-            for one in found if self._delete else ():
-                if self.stop.is_set():
-                    return
-                try:
-                    act(one)
-                except JuicecacheError as error:
-                    self._fail(f"{name.replace('_', ' ')}: {one}", error)
+            if not self._act(name, found, act):
+                return
+
+    def _act(self, name: str, found: list[int], act: Callable[[int], None]) -> bool:
+        """Count what was found and, with ``delete``, ``act`` on it; False to stop."""
+        self._count(**{name: len(found)})
+        for one in found if self._delete else ():
+            if self.stop.is_set():
+                return False
+            try:
+                act(one)
+            except JuicecacheError as error:
+                self._fail(f"{name.replace('_', ' ')}: {one}", error)
+        return True
 
     def _finish(self, removed: list[Removed]) -> None:
         """Drop the content of files that lost their last name."""
@@ -278,12 +277,11 @@ class Collector:
         """Return which of the slices any chunk or delayed row mentions; reads all of them."""
         found: set[int] = set()
         for chunk in self._chunks():
-            found.update(slice_id for slice_id, _ in refs_of(chunk.slices))
-            found &= slice_ids
+            found.update(slice_ids.intersection(slice_id for slice_id, _ in refs_of(chunk.slices)))
         for rows in self._engine.sweep(DelayedSlices, page=_PAGE):
             for row in rows:
-                found.update(slice_id for slice_id, _ in compaction.entries_of(row.slices))
-                found &= slice_ids
+                entries = compaction.entries_of(row.slices)
+                found.update(slice_ids.intersection(slice_id for slice_id, _ in entries))
         return found
 
     def _chunks(self) -> Iterator[Chunk]:
@@ -292,16 +290,15 @@ class Collector:
 
     # ------------------------------------------------------------------ the report
 
+    @property
+    def report(self) -> GcReport:
+        """What was found so far."""
+        return GcReport(**self._counts, errors=tuple(self._errors))
+
     def _count(self, **more: int) -> None:
-        changed = {name: getattr(self.report, name) + count for name, count in more.items()}
-        self.report = replace(self.report, **changed)
+        for name, count in more.items():  # a million times: quicker than Counter.update
+            self._counts[name] += count
 
     def _fail(self, what: str, reason: object) -> None:
-        if len(self.report.errors) < _ERRORS_MAX:
-            self.report = replace(self.report, errors=(*self.report.errors, f"{what}: {reason}"))
-
-
-def _inodes_before(tx: Transaction, before_s: float, after: int) -> Iterator[int]:
-    """Iterate over files that were removed before a time, behind an inode."""
-    rows = tx.scan(DeletedFile, after=(after,))
-    return (row.inode for row in rows if row.expire_s <= before_s)
+        if len(self._errors) < _ERRORS_MAX:
+            self._errors.append(f"{what}: {reason}")

@@ -8,68 +8,22 @@ second late, so a difference while somebody writes proves nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from juicecache.config import rsa_passphrase
-from juicecache.errors import (
-    EntryNotFoundError,
-    JuicecacheError,
-    NotDirectoryError,
-    ObjectNotFoundError,
-)
+from juicecache.errors import EntryNotFoundError, JuicecacheError, NotDirectoryError
 from juicecache.meta import tree, usage
-from juicecache.meta.compaction import record_counts
+from juicecache.meta.compaction import count_records
 from juicecache.meta.engine import Transaction
 from juicecache.meta.paths import split_path
-from juicecache.meta.rows import Chunk, Counter, DirStats, Edge, SliceRef
+from juicecache.meta.rows import Counter, DirStats, Edge, SliceRef
+from juicecache.meta.tally import SliceTally, joined
 from juicecache.model.attr import ROOT_INODE, TRASH_INODE, TRASH_NAME, Attr, in_trash
-from juicecache.model.layout import BlockKey
-from juicecache.model.setting import Setting
-from juicecache.model.slices import refs_of
-from juicecache.objects.encrypt import Cipher
-from juicecache.runtime import start
-from juicecache.volume.gc import listed_objects
+from juicecache.volume.block_check import BlockCheck
+from juicecache.volume.fsck_report import FsckReport, keep
 from juicecache.volume.parts import Parts
 
-_LISTED_MAX = 1000
-"""Findings kept of each kind: enough to see the pattern; the numbers count all."""
 _EDGES_PAGE = 10_000
 """Entries of one read: a transaction of some 50 ms."""
-_HEADS = 64
-"""Objects asked for at once where a part of a volume is checked."""
-
-
-@dataclass(slots=True)
-class FsckReport:
-    """What a check found.
-
-    ``lost`` and ``damaged`` name files and their objects; ``sums`` says which counters,
-    directory sums, link counts and reference counts differ; ``repaired`` which of them were
-    set right.
-    """
-
-    files: int = 0
-    directories: int = 0
-    blocks: int = 0
-    bytes: int = 0
-    lost_blocks: int = 0
-    damaged_blocks: int = 0
-    wrong_sums: int = 0
-    lost: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
-    sums: list[str] = field(default_factory=list)
-    repaired: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong, or everything that was is repaired."""
-        return not self.lost_blocks and not self.damaged_blocks and not self.wrong_sums
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return asdict(self)
 
 
 def check_volume(
@@ -83,8 +37,8 @@ def check_volume(
     """Check the files at and below ``path``; the whole volume and its trash for ``/``.
 
     Covered content counts like visible content; files that are open without a name are left
-    out. A check of the whole volume keeps the name and size of every object and the
-    references of every slice in memory, some 400 bytes for each object.
+    out. Memory is bounded by pages; a check of the whole volume notes the size of every object and
+    the references of every slice in temporary files, some 50 bytes for each.
 
     Parameters
     ----------
@@ -109,16 +63,18 @@ def check_volume(
     check = _Check(parts, whole=_is_whole(parts, path), repair=repair, sums=sync_dir_stat)
     top = parts.meta.resolve(path, follow=False)
     if not top.is_directory:
-        check.files([(path, top)])
+        check.files([top])
         return check.report
     for root in (path, f"/{TRASH_NAME.decode()}") if check.whole else (path,):
         for directory, entries in parts.meta.walk(root):
-            head = directory.rstrip("/")
             check.directory(directory)
-            check.files([(f"{head}/{name}", attr) for name, attr in entries if attr.is_file])
+            check.files([attr for _, attr in entries if attr.is_file])
             if progress is not None:
                 progress(check.report)
     if check.whole:
+        for _ in check.blocks.whole():
+            if progress is not None:
+                progress(check.report)
         check.entries()
         check.references()
         if sync_dir_stat:
@@ -138,65 +94,15 @@ class _Check:
         self._engine = parts.engine
         self._repair = repair
         self._sums = sums
-        self._sizes = (
-            {info.name: info.size_bytes for info in listed_objects(parts)} if whole else {}
-        )
         self._setting = parts.meta.gate.setting
-        self._overhead = _sealed_overhead(self._setting)
+        self.blocks = BlockCheck(parts, self.report)
 
-    # ------------------------------------------------------------------ content
-
-    def files(self, files: list[tuple[str, Attr]]) -> None:
-        """Check the blocks of the slices of files, covered ones included."""
-        for path, attr in files:
-            rows = self._engine.read(lambda tx, attr=attr: list(tx.scan(Chunk, attr.inode)))  # type: ignore[misc]  # mypy cannot infer a lambda default
-            slices = {key for row in rows for key in refs_of(row.slices)}
-            keys = [key for one in sorted(slices) for key in self._parts.layout.block_keys(*one)]
-            self.report.files += 1
-            self.report.blocks += len(keys)
-            self.report.bytes += attr.length
-            for first in range(0, len(keys), _HEADS):
-                self._judge(path, attr.inode, keys[first : first + _HEADS])
-
-    def _judge(self, path: str, inode: int, keys: list[BlockKey]) -> None:
-        names = [self._parts.layout.object_name(key.name) for key in keys]
-        sizes = {name: self._sizes[name] for name in names if name in self._sizes}
-        # What was stored since the listing is there all the same.
-        sizes.update(self._ask([name for name in names if name not in sizes]))
-        for key, name in zip(keys, names, strict=True):
-            size = sizes.get(name)
-            if size is None:
-                if self._is_used(inode, key):
-                    self.report.lost_blocks += 1
-                    _keep(self.report.lost, f"{path}: {name}")
-            elif not self._is_right(key, size):
-                self.report.damaged_blocks += 1
-                _keep(
-                    self.report.damaged,
-                    f"{path}: {name} has {size} bytes, its content {key.length}",
-                )
-
-    def _is_used(self, inode: int, key: BlockKey) -> bool:
-        """Return whether a file still has the slice of a block: it may be compacted or removed."""
-        rows = self._engine.read(lambda tx: list(tx.scan(Chunk, inode)))
-        slice_id = int(key.name.partition("_")[0])
-        return any(slice_id == used for row in rows for used, _ in refs_of(row.slices))
-
-    def _ask(self, names: list[str]) -> dict[str, int]:
-        store = self._parts.store
-        waiting = [start(store.head(name), inline=store.inline) for name in names]
-        sizes: dict[str, int] = {}
-        for name, future in zip(names, waiting, strict=True):
-            try:
-                sizes[name] = future.result().size_bytes
-            except ObjectNotFoundError:
-                continue
-        return sizes
-
-    def _is_right(self, key: BlockKey, size: int) -> bool:
-        if self._setting.compression not in ("", "none"):
-            return size > self._overhead
-        return size == key.length + self._overhead
+    def files(self, files: list[Attr]) -> None:
+        """Count files and, of a part of a volume, check their blocks."""
+        self.report.files += len(files)
+        self.report.bytes += sum(attr.length for attr in files)
+        if not self.whole:
+            self.blocks.files(files)
 
     # ------------------------------------------------------------------ sums
 
@@ -252,24 +158,29 @@ class _Check:
 
     def entries(self) -> None:
         """Look for entries of directories that are gone: no path leads to them."""
-        after: tuple[int, bytes] | None = (-1, b"")
-        while after is not None:
-            lost, after = self._engine.read(lambda tx, after=after: _lost_entries(tx, after))  # type: ignore[misc]  # mypy cannot infer a lambda default
-            for edge in lost:
-                self._differs(
-                    f"inode {edge.parent} is gone and has an entry {os.fsdecode(edge.name)!r} "
-                    f"of inode {edge.inode}"
-                )
+        for edges in self._engine.sweep(Edge, page=_EDGES_PAGE):
+            parents = sorted({edge.parent for edge in edges} - {ROOT_INODE, TRASH_INODE})
+            keys = [(parent,) for parent in parents]
+            rows = self._engine.read(lambda tx, keys=keys: tx.get_many(Attr, keys))  # type: ignore[misc]  # mypy cannot infer a lambda default
+            gone = {parent for parent, row in zip(parents, rows, strict=True) if row is None}
+            for edge in edges:
+                if edge.parent in gone and self._is_entry(edge):
+                    self._differs(
+                        f"inode {edge.parent} is gone and has an entry {os.fsdecode(edge.name)!r} "
+                        f"of inode {edge.inode}"
+                    )
+
+    def _is_entry(self, edge: Edge) -> bool:
+        """Return whether an entry is still there: its directory may have gone with it."""
+        return self._engine.read(lambda tx: tx.get(Edge, edge.parent, edge.name)) is not None
 
     def totals(self) -> None:
         """Check the volume's own counters."""
         names = (usage.USED_SPACE, usage.TOTAL_INODES)
-
-        def body(tx: Transaction) -> tuple[list[int], list[int]]:
-            rows = tx.get_many(Counter, [(name,) for name in names])
-            return [row.value if row else 0 for row in rows], list(usage.recount(tx))
-
-        stored, counted = self._engine.read(body)
+        keys = [(name,) for name in names]
+        rows = self._engine.read(lambda tx: tx.get_many(Counter, keys))
+        stored = [row.value if row else 0 for row in rows]
+        counted = list(usage.recount(self._engine))
 
         def mend(tx: Transaction) -> None:
             for name, old, new in zip(names, stored, counted, strict=True):
@@ -279,21 +190,28 @@ class _Check:
             self._differs(f"volume: totals {tuple(stored)} instead of {tuple(counted)}", mend)
 
     def references(self) -> None:
-        """Compare reference counts with the records; never repaired, since data hangs on them."""
-        counts, rows, implied = self._engine.read(
-            lambda tx: (
-                record_counts(tx),
-                {(row.slice_id, row.size): row.refs for row in tx.scan(SliceRef)},
-                int(tx.implies_references),
-            )
-        )
-        for slice_id, size in sorted(counts.keys() | rows.keys()):
-            stored, count = rows.get((slice_id, size), implied), counts[slice_id, size]
-            # A row below zero without records waits for a collector, as it should.
-            if stored != count and not (count == 0 and stored < 0):
-                self._differs(
-                    f"slice {slice_id} of {size} bytes: {stored} references, {count} records"
-                )
+        """Compare reference counts with the records; never repaired, since data hangs on them.
+
+        What differs is looked for a second time: records that come or go between two pages, which
+        are read one after the other, make no difference twice.
+        """
+        found = set(self._wrong_references())
+        if found:
+            found.intersection_update(self._wrong_references())
+        for slice_id, size, stored, count in sorted(found):
+            self._differs(f"slice {slice_id} of {size} bytes: {stored} references, {count} records")
+
+    def _wrong_references(self) -> Iterator[tuple[int, int, int, int]]:
+        """Iterate over (slice id, size, references, records) of slices where these differ."""
+        implied = int(self._engine.read(lambda tx: tx.implies_references))
+        with SliceTally() as records, SliceTally() as references:
+            count_records(self._engine, records)
+            for rows in self._engine.sweep(SliceRef, page=_EDGES_PAGE):
+                references.add({(row.slice_id, row.size): row.refs for row in rows})
+            for (slice_id, size), count, stored in joined(records, references, missing=implied):
+                # A row below zero without records waits for a collector, as it should.
+                if stored != count and not (count == 0 and stored < 0):
+                    yield slice_id, size, stored, count
 
     def _differs(self, what: str, mend: Callable[[Transaction], None] | None = None) -> None:
         if self._repair and mend is not None:
@@ -302,35 +220,7 @@ class _Check:
             except JuicecacheError as error:
                 what = f"{what}; not repaired: {error}"
             else:
-                _keep(self.report.repaired, what)
+                keep(self.report.repaired, what)
                 return
         self.report.wrong_sums += 1
-        _keep(self.report.sums, what)
-
-
-def _lost_entries(
-    tx: Transaction, after: tuple[int, bytes]
-) -> tuple[list[Edge], tuple[int, bytes] | None]:
-    """Look at a page of entries behind (directory, name).
-
-    Returns those of directories without an inode, and where to go on; None at the end.
-    """
-    edges = list(tx.scan(Edge, after=after, limit=_EDGES_PAGE))
-    parents = sorted({edge.parent for edge in edges} - {ROOT_INODE, TRASH_INODE})
-    rows = tx.get_many(Attr, [(parent,) for parent in parents])
-    gone = {parent for parent, row in zip(parents, rows, strict=True) if row is None}
-    last = (edges[-1].parent, edges[-1].name) if len(edges) == _EDGES_PAGE else None
-    return [edge for edge in edges if edge.parent in gone], last
-
-
-def _keep(findings: list[str], what: str) -> None:
-    if len(findings) < _LISTED_MAX:
-        findings.append(what)
-
-
-def _sealed_overhead(setting: Setting) -> int:
-    """Return by how much encryption makes an object longer."""
-    if not setting.encrypted:
-        return 0
-    cipher = Cipher(setting.encrypt_key, setting.encrypt_algo, rsa_passphrase())
-    return len(cipher.seal(b""))
+        keep(self.report.sums, what)

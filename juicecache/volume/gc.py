@@ -20,9 +20,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from juicecache.errors import JuicecacheError
-from juicecache.meta import dropping
+from juicecache.meta import compaction, dropping
 from juicecache.meta.dropping import SliceKey
 from juicecache.meta.rows import SliceRef
+from juicecache.meta.tally import SliceTally
 from juicecache.model.layout import BlockKey, Layout, parse_block_name
 from juicecache.objects.store import ObjectInfo, ObjectStore
 from juicecache.runtime import start
@@ -125,19 +126,30 @@ class _Collector(Collector):
         self._young_ns = time.time_ns() - round(min_age_s * 1e9)
 
     def collect_objects(self) -> None:
+        """Count all objects, and remove those that belong to nothing."""
+        if not self._engine.read(lambda tx: tx.implies_references):
+            self._collect_objects(None)
+            return
+        # No row tells that a slice is in use, as it does on other engines. What some record
+        # names now is in use now; the others are looked for once more, behind the listing.
+        with SliceTally() as mentioned:
+            compaction.count_records(self._engine, mentioned)
+            self._collect_objects(mentioned)
+
+    def _collect_objects(self, mentioned: SliceTally | None) -> None:
         waiting: list[StoredSlice] = []
         candidates: list[StoredSlice] = []
         held = 0
         for stored in self._stored_slices():
             waiting.append(stored)
             if len(waiting) == _PAGE:
-                candidates += self._without_row(waiting)
+                candidates += self._without_row(waiting, mentioned)
                 waiting = []
                 held = sum(len(one.blocks) for one in candidates)
             if held >= _CANDIDATES_MAX:
                 self._settle(candidates)
                 candidates, held = [], 0
-        candidates += self._without_row(waiting)
+        candidates += self._without_row(waiting, mentioned)
         self._settle(candidates)
 
     def _stored_slices(self) -> Iterator[StoredSlice]:
@@ -162,17 +174,19 @@ class _Collector(Collector):
         if current is not None:
             yield current
 
-    def _without_row(self, listed: list[StoredSlice]) -> list[StoredSlice]:
+    def _without_row(
+        self, listed: list[StoredSlice], mentioned: SliceTally | None
+    ) -> list[StoredSlice]:
         """Count slices by their reference rows; return those without one that may be leaked."""
         keys = [(one.slice_id, one.size) for one in listed]
-        rows, implied = self._engine.read(
-            lambda tx: (tx.get_many(SliceRef, keys), tx.implies_references)
-        )
+        rows = self._engine.read(lambda tx: tx.get_many(SliceRef, keys))
         candidates = []
         for stored, row in zip(listed, rows, strict=True):
             if row is not None:
                 self._count_objects("valid" if row.refs > 0 else "pending", stored)
-            elif stored.newest_ns > self._young_ns and not implied:
+            elif mentioned is not None and mentioned.count(stored.slice_id, stored.size) > 0:
+                self._count_objects("valid", stored)
+            elif stored.newest_ns > self._young_ns and mentioned is None:
                 self._count_objects("skipped", stored)
             else:
                 candidates.append(stored)

@@ -12,17 +12,10 @@ from typing import Any
 from juicecache.errors import ConfigError, EntryNotFoundError, NotDirectoryError
 from juicecache.meta import quota
 from juicecache.meta.context import Used
-from juicecache.meta.engine import Engine, Transaction
-from juicecache.meta.paths import join_path
+from juicecache.meta.engine import Engine
+from juicecache.meta.naming import path_of
 from juicecache.meta.quota import Quota, QuotaKind
-from juicecache.meta.rows import Edge
-from juicecache.model.attr import ROOT_INODE, TRASH_INODE, TRASH_NAME, Attr
 from juicecache.volume.parts import Parts
-
-_PAGE = 10_000
-"""Entries that are read at a time where the name of a directory is looked for: some 50 ms."""
-_DEPTH_MAX = 4096
-"""Directories above one another that are followed: only damaged metadata has more, or circles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,38 +146,6 @@ def check_quotas(
             progress(report)
         reports.append(report)
     return reports
-
-
-def path_of(engine: Engine, inode: int) -> str:
-    """Return the path of a directory from the root of the volume; empty where it is gone."""
-    names: list[bytes] = []
-    for _ in range(_DEPTH_MAX):
-        if inode == ROOT_INODE:
-            return join_path(tuple(reversed(names)))
-        attr = engine.read(lambda tx, inode=inode: tx.get(Attr, inode))  # type: ignore[misc]  # mypy cannot infer a lambda default
-        name = None if attr is None else _name_in(engine, attr)
-        if attr is None or name is None:
-            return ""
-        names.append(name)
-        inode = attr.parent
-    return ""
-
-
-def _name_in(engine: Engine, attr: Attr) -> bytes | None:
-    """Return the name of a directory in the one above it."""
-    if attr.inode == TRASH_INODE:
-        return TRASH_NAME
-    after: tuple[bytes] | None = None
-
-    def page(tx: Transaction) -> list[Edge]:
-        return list(tx.scan(Edge, attr.parent, after=after, limit=_PAGE))
-
-    while edges := engine.read(page):
-        for edge in edges:
-            if edge.inode == attr.inode:
-                return edge.name
-        after = (edges[-1].name,)
-    return None
 
 
 def _wanted(parts: Parts, owner: QuotaOwner | None) -> list[Quota]:

@@ -46,7 +46,8 @@ from juicecache.volume import (
 from juicecache.volume.batch import Batch
 from juicecache.volume.collector import GcReport
 from juicecache.volume.compacting import compact_path
-from juicecache.volume.fsck import FsckReport, check_volume
+from juicecache.volume.fsck import check_volume
+from juicecache.volume.fsck_report import FsckReport
 from juicecache.volume.gc import collect_garbage
 from juicecache.volume.group_report import (
     GroupEntry,

@@ -85,8 +85,9 @@ def test_a_delayed_row_expires_with_its_references(engine):
     write(engine, 6, 50)
     engine.write(lambda tx: tx.add_refs(6, 50, 2, alive=True))
     compact(engine, records(engine), trash_days=1)
-    assert engine.read(lambda tx: expired_delayed(tx, NOW_S, limit=10)) == []
-    assert engine.read(lambda tx: expired_delayed(tx, NOW_S + 1, limit=10)) == [NEW_ID]
+    rows = engine.read(lambda tx: list(tx.scan(DelayedSlices)))
+    assert expired_delayed(rows, NOW_S) == []
+    assert expired_delayed(rows, NOW_S + 1) == [NEW_ID]
     assert engine.write(lambda tx: drop_delayed(tx, NEW_ID)) == [(5, 100)]
     assert references(engine) == {(5, 100): 0, (6, 50): 2, (NEW_ID, 100): 1}
     assert engine.write(lambda tx: drop_delayed(tx, NEW_ID)) == []

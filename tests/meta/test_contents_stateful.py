@@ -202,7 +202,8 @@ class Contents(RuleBasedStateMachine):
     @rule()
     def expire(self):
         later_s = CTX.now_ns // 10**9 + 1
-        for row_id in self.engine.read(lambda tx: expired_delayed(tx, later_s, limit=10)):
+        rows = self.engine.read(lambda tx: list(tx.scan(DelayedSlices)))
+        for row_id in expired_delayed(rows, later_s):
             self._delete(self.engine.write(lambda tx, row=row_id: drop_delayed(tx, row)))
 
     @invariant()
@@ -230,7 +231,7 @@ class Contents(RuleBasedStateMachine):
 
     @invariant()
     def usage_is_the_sum_over_the_files(self):
-        assert self.engine.read(usage.totals) == self.engine.read(usage.recount)
+        assert self.engine.read(usage.totals) == usage.recount(self.engine)
         stored = self.engine.read(lambda tx: tx.get(DirStats, ROOT_INODE))
         assert stored == self.engine.read(lambda tx: usage.count_entries(tx, ROOT_INODE))
 

@@ -82,7 +82,7 @@ def refs(engine: Engine, slice_id: int) -> int:
 
 
 def check_usage(engine: Engine) -> None:
-    assert engine.read(usage.totals) == engine.read(usage.recount)
+    assert engine.read(usage.totals) == usage.recount(engine)
     stored = engine.read(lambda tx: tx.get(DirStats, ROOT_INODE))
     assert stored == engine.read(lambda tx: usage.count_entries(tx, ROOT_INODE))
 

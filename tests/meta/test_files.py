@@ -50,7 +50,7 @@ def seen(engine, inode: int, index: int = 0) -> list[tuple[int, int]]:
 
 
 def counts(engine) -> None:
-    assert engine.read(usage.totals) == engine.read(usage.recount)
+    assert engine.read(usage.totals) == usage.recount(engine)
     stored = engine.read(lambda tx: tx.get(DirStats, ROOT_INODE))
     assert stored == engine.read(lambda tx: usage.count_entries(tx, ROOT_INODE))
 

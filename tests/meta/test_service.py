@@ -100,7 +100,7 @@ def test_missing_directories_are_made_for_a_file(meta):
     write(meta, "/x/file")
     with pytest.raises(NotDirectoryError):
         write(meta, "/x/file/below/file")
-    assert meta.totals() == meta.engine.read(usage.recount)
+    assert meta.totals() == usage.recount(meta.engine)
 
 
 def test_slice_lists_are_read_once_a_version(meta, engine):

@@ -111,7 +111,7 @@ def test_closing_releases_locks_and_files_of_this_session_only(engine):
     assert everything(engine, Plock) == [ranges[1]]
     assert everything(engine, Sustained) == [Sustained(other, 4)]
     assert [row.inode for row in everything(engine, DeletedFile)] == [2, 3]
-    assert engine.read(usage.totals) == engine.read(usage.recount) == (4096, 1)
+    assert engine.read(usage.totals) == usage.recount(engine) == (4096, 1)
 
 
 def test_a_session_with_many_files_is_closed_in_bounded_steps(engine, monkeypatch):

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from juicecache.errors import VolumeFormatError
+from juicecache.errors import ConflictError, VolumeFormatError
 from juicecache.meta.acl import number_of
 from juicecache.meta.context import Used
 from juicecache.meta.dump.text import (
@@ -364,7 +364,12 @@ class Loader:
         rows, self._rows = self._rows, []
         if not files and not rows:
             return
-        for file in self._engine.write(lambda tx: _write(tx, files, rows)):
+        try:
+            new = self._engine.write(lambda tx: _write(tx, files, rows))
+        except ConflictError as error:
+            # Nobody else writes here.
+            raise VolumeFormatError(f"the dump has something twice: {error}") from error
+        for file in new:
             self._count_node(file.attr)
             counts = refs_of(b"".join(row.slices for row in file.rows if isinstance(row, Chunk)))
             self._tally.add(counts)
@@ -400,7 +405,7 @@ class Loader:
         def body(tx: Transaction) -> None:
             for row in rows:
                 if not (tx.implies_references and isinstance(row, SliceRef) and row.refs == 1):
-                    tx.put(row)
+                    tx.put_new(row)
 
         if rows:
             self._engine.write(body)
@@ -462,12 +467,13 @@ def _write(tx: Transaction, files: list[_File], rows: list[Row]) -> list[_File]:
         else:
             known[file.attr.inode] = old._replace(nlink=old.nlink + 1, parent=0)
     changed = {file.attr.inode for file in files}
+    there = {attr.inode for attr in found if attr is not None}
     for inode in sorted(changed):
-        tx.put(known[inode])
+        (tx.put if inode in there else tx.put_new)(known[inode])
     for file in files:
-        tx.put(Edge(file.parent, file.name, file.attr.inode, file.attr.type))
+        tx.put_new(Edge(file.parent, file.name, file.attr.inode, file.attr.type))
     for row in (*(row for file in new for row in file.rows), *rows):
-        tx.put(row)
+        tx.put_new(row)
     return new
 
 

@@ -33,6 +33,7 @@ _COMMANDS = {
     "rm": ("files", "remove files and directories"),
     "rmr": ("tree", "remove directories with everything below them"),
     "cp": ("copy", "copy between a volume and local files, or inside a volume"),
+    "sync": ("sync", "bring a tree into line with another: volumes, local files, URLs of fsspec"),
     "clone": ("tree", "copy a file or directory inside a volume without copying its content"),
     "warmup": ("warmup", "load files into the cache, check or evict them"),
     "worker": ("worker", "lend the cache of this machine to a cache group, until told to stop"),

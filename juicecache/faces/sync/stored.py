@@ -1,0 +1,144 @@
+"""A directory of a volume as an end of a synchronisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from juicecache.errors import EntryNotFoundError, JuicecacheError, NotDirectoryError
+from juicecache.faces.sync.item import End, Item, Kind, checked
+from juicecache.model.attr import Attr, NodeType
+from juicecache.volume.volume import Volume
+
+_KINDS = {
+    NodeType.FILE: Kind.FILE,
+    NodeType.DIRECTORY: Kind.DIRECTORY,
+    NodeType.SYMLINK: Kind.LINK,
+}
+_TRASH = ".trash"
+"""In the root alone: what was removed is not synchronised."""
+
+
+class VolumeEnd(End):
+    """A directory, or a single file, of a volume, which is the caller's to close.
+
+    Parameters
+    ----------
+    address
+        For people.
+    """
+
+    packs = True
+    has_owners = True
+
+    def __init__(self, volume: Volume, root: str, address: str) -> None:
+        self._volume = volume
+        self._root = root.rstrip("/")
+        self._address = address
+
+    def __str__(self) -> str:
+        return self._address
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{checked(path)}" if path else self._root or "/"
+
+    def listed(self, folder: str, *, follow: bool) -> list[Item]:
+        """Return what is in a directory, in any order."""
+        items = []
+        for name, attr in self._volume.list_directory(self._at(folder)):
+            if not folder and not self._root and name == _TRASH:
+                continue
+            path = f"{folder}/{name}" if folder else name
+            found: Attr | None = attr
+            if follow and attr.type == NodeType.SYMLINK:
+                found = self._followed(path)
+            if found is not None and found.type in _KINDS:
+                items.append(_item(path, found))
+        return items
+
+    def identity(self, folder: str) -> int:
+        """Return what a directory is known by."""
+        return self._volume.stat(self._at(folder)).inode
+
+    def _followed(self, path: str) -> Attr | None:
+        try:
+            return self._volume.stat(self._at(path))
+        except JuicecacheError:  # it leads nowhere, or in a circle
+            return None
+
+    def find(self, path: str) -> Item | None:
+        """Return one item, links followed."""
+        try:
+            attr = self._volume.stat(self._at(path))
+        except (EntryNotFoundError, NotDirectoryError):
+            return None
+        return _item(path, attr) if attr.type in _KINDS else None
+
+    def open(self, path: str) -> Any:
+        """Open a file for reading."""
+        return self._volume.open(self._at(path))
+
+    def read(self, path: str, size: int | None) -> bytes:
+        """Return the whole content of a small file."""
+        return self._volume.read_file(self._at(path))
+
+    def store(self, path: str, pieces: Iterable[bytes], size: int | None) -> None:
+        """Make a file from pieces, whole or not at all."""
+        target = self._at(path)
+        self._volume.make_directory(target.rpartition("/")[0] or "/", parents=True, exist_ok=True)
+        file: Any = self._volume.open(target, "wb")
+        try:
+            for piece in pieces:
+                file.write(piece)
+        except BaseException:
+            file.discard()
+            raise
+        file.close()
+
+    def store_many(self, contents: list[tuple[str, bytes]]) -> list[Exception | None]:
+        """Make small files, packed; return what went wrong with each."""
+        return self._volume.write_files([(self._at(path), content) for path, content in contents])
+
+    def copy_inside(self, source: End, path: str) -> bool:
+        """Copy the records of a file of the same volume."""
+        if not isinstance(source, VolumeEnd) or source._volume is not self._volume:
+            return False
+        target = self._at(path)
+        self._volume.make_directory(target.rpartition("/")[0] or "/", parents=True, exist_ok=True)
+        self._volume.copy_file(source._at(path), target)
+        return True
+
+    def make_directory(self, path: str) -> None:
+        """Make a directory, and those above it."""
+        self._volume.make_directory(self._at(path), parents=True, exist_ok=True)
+
+    def remove(self, item: Item) -> None:
+        """Remove a file or link, or an empty directory."""
+        if item.kind is Kind.DIRECTORY:
+            self._volume.remove_directory(self._at(item.path))
+        else:
+            self._volume.unlink(self._at(item.path))
+
+    def read_link(self, path: str) -> str:
+        """Return what a symbolic link leads to."""
+        return self._volume.readlink(self._at(path))
+
+    def make_link(self, path: str, leads_to: str) -> None:
+        """Make a symbolic link."""
+        target = self._at(path)
+        self._volume.make_directory(target.rpartition("/")[0] or "/", parents=True, exist_ok=True)
+        with suppress(EntryNotFoundError):
+            self._volume.unlink(target)
+        self._volume.symlink(leads_to, target)
+
+    def set_owner(self, path: str, item: Item) -> None:
+        """Set permission bits, owner and time."""
+        changes = {"mode": item.mode, "uid": item.uid, "gid": item.gid, "mtime_ns": item.mtime_ns}
+        known = {name: value for name, value in changes.items() if value is not None}
+        self._volume.set_attr(self._at(path), follow=True, **known)
+
+
+def _item(path: str, attr: Attr) -> Item:
+    size = attr.length if attr.is_file else 0
+    return Item(path, _KINDS[attr.type], size, attr.mtime_ns, attr.mode, attr.uid, attr.gid)

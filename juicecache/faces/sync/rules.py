@@ -74,16 +74,23 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         raise ConfigError(f"the pattern {pattern!r} matches nothing")
     names = pattern.split("/")
     anchored = not names[0]
-    if anchored:
-        names = names[1:]
+    names = names[1:] if anchored else names
     tail = "/?"  # of files and directories
     if not names[-1]:
         names, tail = names[:-1], "/"
     elif names[-1] == "***" and len(names) > 1:
         names, tail = names[:-1], "/.*"
+    if not anchored and names[0] == "**":
+        # It may be nothing there, as what is in front of any such pattern.
+        if len(names) > 1:
+            names = names[1:]
+        elif tail == "/.*":
+            tail = ""
     try:
+        # What a name stands for never ends with the mark of a directory.
         body = "/".join(_translated(name) for name in names)
-        return re.compile(f"{'' if anchored else '(?:.*/)?'}{body}{tail}", re.DOTALL)
+        front = "" if anchored else "(?:.*/)?"
+        return re.compile(f"(?:{front}{body})(?<!/){tail}" if tail else f"{front}{body}", re.DOTALL)
     except re.error as error:
         raise ConfigError(f"the pattern {pattern!r} cannot be read: {error}") from None
 

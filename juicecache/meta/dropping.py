@@ -10,45 +10,73 @@ Objects are deleted by the floors above, between two transactions. Laws:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TypeAlias
 
 from juicecache.meta.change_log import note
 from juicecache.meta.engine import Transaction, Want
 from juicecache.meta.rows import Chunk, DeletedFile, DetachedNode, SliceRef
+from juicecache.model.layout import CHUNK_BYTES
 from juicecache.model.slices import refs_of
 
 SliceKey: TypeAlias = tuple[int, int]
 """(slice id, size): what names the objects of a slice."""
 
 
-def drop_chunks(tx: Transaction, inode: int, *, limit: int) -> tuple[list[SliceKey], bool]:
-    """Drop up to ``limit`` chunks of a removed file.
+def drop_chunks(
+    tx: Transaction, inodes: Sequence[int], *, limit: int
+) -> tuple[list[SliceKey], list[int]]:
+    """Drop up to ``limit`` chunks of removed files.
 
     Returns
     -------
     tuple
         The slices that die with this commit, whose objects may be deleted after it; and
-        whether no chunk is left.
+        the files that still have chunks, or that there was no room for.
     """
+    ordered = sorted(set(inodes))
+    tx.expect(*(Want(DeletedFile, (inode,), lock=True) for inode in ordered))
     # The row is the leave to drop: a chunk must never go while its node lives.
-    if tx.get(DeletedFile, inode, lock=True) is None:
-        return [], True
-    indices = [row.index for row in tx.scan(Chunk, inode, limit=limit + 1)]
+    rows = [tx.get(DeletedFile, inode, lock=True) for inode in ordered]
+    files = [row for row in rows if row is not None]
+    taken = _fitting(files, limit)
+    found: list[list[Chunk]]
+    if len(taken) == 1:  # it may have any number of chunks
+        found = [list(tx.scan(Chunk, taken[0], limit=limit + 1))]
+    else:
+        found = tx.scan_each(Chunk, taken)
+    keys: list[tuple[int, int]] = []
+    left = [row.inode for row in files[len(taken) :]]
+    for inode, chunks in zip(taken, found, strict=True):
+        room = limit - len(keys)
+        keys += [(inode, chunk.index) for chunk in chunks[:room]]
+        if len(chunks) > room:
+            left.append(inode)
+        else:
+            # Dead slices have rows of their own until their objects are gone.
+            tx.delete(DeletedFile, inode)
+    tx.expect(*(Want(Chunk, key, lock=True) for key in keys))
     records = []
-    tx.expect(*(Want(Chunk, (inode, index), lock=True) for index in indices[:limit]))
-    for index in indices[:limit]:
-        row = tx.get(Chunk, inode, index, lock=True)
-        if row is not None:
-            records.append(row.slices)
+    for inode, index in keys:
+        chunk = tx.get(Chunk, inode, index, lock=True)
+        if chunk is not None:
+            records.append(chunk.slices)
             tx.delete(Chunk, inode, index)
             note(tx, "DELCHUNK", inode, index)
-    done = len(indices) <= limit
-    if done:
-        # Dead slices have rows of their own until their objects are gone.
-        tx.delete(DeletedFile, inode)
-    return drop_references(tx, refs_of(b"".join(records))), done
+    return drop_references(tx, refs_of(b"".join(records))), left
+
+
+def _fitting(files: Sequence[DeletedFile], limit: int) -> list[int]:
+    """Return the first of the files, as many as have some ``limit`` chunks together."""
+    taken: list[int] = []
+    count = 0
+    for row in files:
+        count += max(1, -(-row.length // CHUNK_BYTES))
+        if taken and count > limit:
+            break
+        taken.append(row.inode)
+    return taken
 
 
 def drop_references(tx: Transaction, counts: Mapping[SliceKey, int]) -> list[SliceKey]:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from juicecache.errors import ConflictError, ReadOnlyVolumeError
-from juicecache.meta.rows import Chunk, Row, key_of
+from juicecache.meta.rows import Chunk, Flock, Plock, Row, key_of
 from juicecache.model.attr import ROOT_INODE, Attr
 
 T = TypeVar("T")
@@ -294,6 +294,11 @@ class Transaction(ABC):
     @abstractmethod
     def links(self, inode: int) -> dict[int, int]:
         """Return how many entries each directory has for ``inode``: {parent: count}."""
+
+    def locks_of(self, sid: int) -> list[Flock | Plock]:
+        """Return the locks of a session, of all inodes."""
+        found: list[Flock | Plock] = [*self.scan(Flock), *self.scan(Plock)]
+        return [lock for lock in found if lock.sid == sid]
 
     def exists(self, table: type[Row], *partition: int | str | bytes) -> bool:
         """Return whether a partition has any row."""

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from juicecache.hosts import own_addresses
 from juicecache.meta import session
 from juicecache.meta.engine import Engine
 
@@ -155,6 +156,7 @@ class Presence:
             {
                 "Version": self._version,
                 "HostName": socket.gethostname(),
+                "IPAddrs": own_addresses(),
                 "MountPoint": "juicecache",
                 "MountTime": datetime.fromtimestamp(self._now_s(), UTC).isoformat(),
                 "ProcessID": os.getpid(),

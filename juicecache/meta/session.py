@@ -15,7 +15,7 @@ from itertools import islice
 from juicecache.meta.change_log import note
 from juicecache.meta.engine import Transaction
 from juicecache.meta.remove import bury
-from juicecache.meta.rows import Counter, Flock, Plock, Session, Sustained, key_of
+from juicecache.meta.rows import Counter, Session, Sustained, key_of
 from juicecache.meta.usage import Ledger
 from juicecache.model.attr import Attr
 
@@ -31,7 +31,7 @@ def open_session(tx: Transaction, now_s: int, heartbeat_s: float, info: bytes) -
     Parameters
     ----------
     info
-        JSON with Version, HostName, MountPoint, MountTime (RFC 3339) and ProcessID, shown
+        JSON with Version, HostName, IPAddrs, MountPoint, MountTime (RFC 3339) and ProcessID, shown
         by ``status`` of every client.
     """
     row = tx.get(Counter, "nextSession", lock=True)
@@ -100,10 +100,8 @@ def close_session(tx: Transaction, sid: int, now_s: int) -> tuple[list[int], boo
         the session is gone. If not, it held more files than one transaction should finish:
         call again.
     """
-    locks: list[Flock | Plock] = [*tx.scan(Flock), *tx.scan(Plock)]
-    for lock in locks:
-        if lock.sid == sid:
-            tx.delete(type(lock), *key_of(lock))
+    for lock in tx.locks_of(sid):
+        tx.delete(type(lock), *key_of(lock))
     held = [row.inode for row in tx.scan(Sustained, sid, limit=_SUSTAINED_PER_COMMIT + 1)]
     removed = _finish(tx, sid, held[:_SUSTAINED_PER_COMMIT], now_s)
     done = len(held) <= _SUSTAINED_PER_COMMIT

@@ -135,8 +135,18 @@ def _running(server: DatabaseServer) -> Iterator[DatabaseServer]:
 
 
 @contextmanager
-def postgres_server(folder: Path) -> Iterator[DatabaseServer]:
-    """Run PostgreSQL; skip the running test where it is not installed."""
+def postgres_server(
+    folder: Path, *options: str, certificate: Path | None = None
+) -> Iterator[DatabaseServer]:
+    """Run PostgreSQL; skip the running test where it is not installed.
+
+    Parameters
+    ----------
+    options
+        Further settings, each as ``name=value``.
+    certificate
+        PEM file with a certificate and its key: lets clients use TLS.
+    """
     (port,) = free_ports(1)
     make = [_postgres("initdb"), "-D", str(folder / "pg"), "-U", "postgres", "-N", "-E", "UTF8"]
     make += ["--auth-local=trust", "--auth-host=scram-sha-256", "--no-locale"]
@@ -152,16 +162,29 @@ def postgres_server(folder: Path) -> Iterator[DatabaseServer]:
         "shared_buffers": "64MB",
         "max_connections": "200",
     }
-    for name, value in settings.items():
-        arguments += ["-c", f"{name}={value}"]
+    if certificate is not None:
+        own = str(_own_copy(folder, certificate, "postgres"))
+        settings |= {"ssl": "on", "ssl_cert_file": own, "ssl_key_file": own}
+    for setting in (*(f"{name}={value}" for name, value in settings.items()), *options):
+        arguments += ["-c", setting]
     process = _start(folder, arguments, "postgres")
     with _running(DatabaseServer("postgres", port, folder, arguments, process)) as server:
         yield server
 
 
 @contextmanager
-def mysql_server(folder: Path) -> Iterator[DatabaseServer]:
-    """Run MariaDB; skip the running test where it is not installed."""
+def mysql_server(
+    folder: Path, *options: str, certificate: Path | None = None
+) -> Iterator[DatabaseServer]:
+    """Run MariaDB; skip the running test where it is not installed.
+
+    Parameters
+    ----------
+    options
+        Further arguments, such as ``--require-secure-transport=ON``.
+    certificate
+        PEM file with a certificate and its key: lets clients use TLS.
+    """
     (port,) = free_ports(1)
     server = require("mariadbd")
     make = [require("mariadb-install-db"), "--no-defaults", f"--datadir={folder}/data"]
@@ -183,10 +206,24 @@ def mysql_server(folder: Path) -> Iterator[DatabaseServer]:
         "--character-set-server=utf8mb4",
         "--collation-server=utf8mb4_bin",
         f"--pid-file={folder}/pid",
+        *options,
     ]
+    if certificate is not None:
+        own = _own_copy(folder, certificate, "mysql")
+        arguments += [f"--ssl-cert={own}", f"--ssl-key={own}"]
     process = _start(folder, arguments, "mysql")
     with _running(DatabaseServer("mysql", port, folder, arguments, process)) as running:
         yield running
+
+
+def _own_copy(folder: Path, certificate: Path, scheme: str) -> Path:
+    """Copy a certificate with its key to where only the server's user reads it, as it demands."""
+    own = folder / "server.pem"
+    shutil.copy(certificate, own)
+    own.chmod(0o600)
+    if user := _owner(scheme):
+        shutil.chown(own, user)
+    return own
 
 
 def _open_parents(folder: Path) -> None:

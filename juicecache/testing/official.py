@@ -99,8 +99,14 @@ class SharedVolume:
         return done.stdout + done.stderr
 
     @contextmanager
-    def mounted(self) -> Iterator[Path]:
-        """Mount the volume with the official client; attributes are never cached."""
+    def mounted(self, *, cached: bool = False) -> Iterator[Path]:
+        """Mount the volume with the official client.
+
+        Parameters
+        ----------
+        cached
+            Keep attributes and entries for a second, as by default; else they are never kept.
+        """
         if not os.access("/dev/fuse", os.R_OK | os.W_OK):
             import pytest
 
@@ -108,7 +114,8 @@ class SharedVolume:
         point = self.folder / "mount"
         point.mkdir(exist_ok=True)
         switches = ["-d", "--no-usage-report", "--no-syslog", "--enable-xattr", "--backup-meta=0"]
-        caches = [f"--{name}-cache=0" for name in ("attr", "entry", "dir-entry")]
+        names = [] if cached else ["attr", "entry", "dir-entry"]
+        caches = [f"--{name}-cache=0" for name in names]
         places = [f"--cache-dir={self.folder}/cache", f"--log={self.folder}/mount.log"]
         self.run("mount", *switches, *caches, *places, self.meta, str(point))
         try:

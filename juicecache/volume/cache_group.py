@@ -28,6 +28,7 @@ from juicecache.errors import (
     PeerProtocolError,
     ReadOnlyVolumeError,
 )
+from juicecache.hosts import own_address
 from juicecache.meta.engine import Engine
 from juicecache.meta.membership import Membership
 from juicecache.peers.group import Group
@@ -297,16 +298,6 @@ class Serving:
     def _stop(self) -> None:
         self._server.close()
         self._source.close()
-
-
-def own_address() -> str:
-    """Return the address of this host in the network of its default route; else the loopback's."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # reserved for examples; a UDP socket sends nothing
-        except OSError:
-            return "127.0.0.1"
-        return str(probe.getsockname()[0])
 
 
 def _weight(options: VolumeOptions, tiers: TierStack) -> int:

@@ -7,7 +7,7 @@ references, which the next collection finishes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from juicecache.errors import JuicecacheError
 from juicecache.meta import dropping
@@ -30,14 +30,18 @@ def delete_slices(parts: Parts, slices: list[tuple[int, int]]) -> int:
     return len(keys)
 
 
-def clean_file(parts: Parts, inode: int) -> None:
-    """Drop the content of a removed file. Safe to repeat and to interrupt at any point."""
-    finished = False
-    while not finished:
-        dead, finished = parts.engine.write(
-            lambda tx: dropping.drop_chunks(tx, inode, limit=_CHUNKS_PER_TRANSACTION)
+def clean_files(parts: Parts, inodes: Sequence[int]) -> None:
+    """Drop the content of removed files. Safe to repeat and to interrupt at any point."""
+    left = list(inodes)
+    while left:
+        some, rest = left[:_CHUNKS_PER_TRANSACTION], left[_CHUNKS_PER_TRANSACTION:]
+        dead, unfinished = parts.engine.write(
+            lambda tx, some=some: dropping.drop_chunks(  # type: ignore[misc]  # mypy cannot infer a lambda default
+                tx, some, limit=_CHUNKS_PER_TRANSACTION
+            )
         )
         delete_slices(parts, dead)
+        left = unfinished + rest
 
 
 def is_droppable(parts: Parts, removed: Removed) -> bool:
@@ -79,13 +83,20 @@ def _drop_if(parts: Parts, inode: int, is_free: Callable[[], bool]) -> None:
 def clean_later(parts: Parts, inode: int) -> None:
     """Drop the content of a removed file in the background.
 
-    A failure is logged and left to ``gc``: the file's row among the deleted ones stays.
+    What is removed while the background is busy is dropped together. A failure is logged and left
+    to ``gc``: a file's row among the deleted ones stays.
     """
-    run_later(
-        parts,
-        lambda: clean_file(parts, inode),
-        f"content of removed inode {inode} is left to gc",
-    )
+    with parts.doomed_lock:
+        parts.doomed.append(inode)
+        is_first = len(parts.doomed) == 1
+    if is_first:  # else whoever takes the first takes this one too
+        run_later(parts, lambda: _clean_doomed(parts), "content of removed files is left to gc")
+
+
+def _clean_doomed(parts: Parts) -> None:
+    with parts.doomed_lock:
+        inodes, parts.doomed = parts.doomed, []
+    clean_files(parts, inodes)
 
 
 def run_later(parts: Parts, work: Callable[[], object], otherwise: str) -> None:

@@ -22,7 +22,7 @@ from juicecache.meta.remove import Removed
 from juicecache.meta.rows import Chunk, DelayedSlices, DeletedFile, SliceRef
 from juicecache.model.attr import Attr
 from juicecache.model.slices import RECORD_BYTES, refs_of
-from juicecache.volume.cleaning import clean_file, delete_slices, is_droppable
+from juicecache.volume.cleaning import clean_files, delete_slices, is_droppable
 from juicecache.volume.compacting import compact_chunk
 from juicecache.volume.parts import Parts
 from juicecache.volume.repacking import repack
@@ -117,8 +117,7 @@ class Collector:
                 removed, done = self._engine.write(
                     lambda tx: session.close_stale_session(tx, sid, self._now_s)
                 )
-                for inode in removed:
-                    clean_file(self.parts, inode)
+                clean_files(self.parts, removed)
 
         self._each(
             "stale_sessions",
@@ -178,7 +177,9 @@ class Collector:
         before_s = self._now_s - min_age_s
         for rows in self._engine.sweep(DeletedFile, page=_PAGE):
             inodes = [row.inode for row in rows if row.expire_s <= before_s]
-            if not self._act("deleted_files", inodes, lambda inode: clean_file(self.parts, inode)):
+            if not self._act(
+                "deleted_files", inodes, lambda inode: clean_files(self.parts, [inode])
+            ):
                 return
 
     def collect_delayed(self) -> None:
@@ -269,9 +270,7 @@ class Collector:
 
     def _finish(self, removed: list[Removed]) -> None:
         """Drop the content of files that lost their last name."""
-        for one in removed:
-            if is_droppable(self.parts, one):
-                clean_file(self.parts, one.inode)
+        clean_files(self.parts, [one.inode for one in removed if is_droppable(self.parts, one)])
 
     def _mentioned(self, slice_ids: set[int]) -> set[int]:
         """Return which of the slices any chunk or delayed row mentions; reads all of them."""

@@ -55,6 +55,9 @@ class Parts:
     cleaners: BoundedExecutor
     pid: int = field(default_factory=os.getpid)
     cleaning: set[Future[None]] = field(default_factory=set)
+    doomed_lock: threading.Lock = field(default_factory=threading.Lock)
+    doomed: list[int] = field(default_factory=list)
+    """Removed files whose content waits to be dropped in the background."""
     compacting: set[tuple[int, int]] = field(default_factory=set)
     closing: list[Callable[[], None]] = field(default_factory=list)
     """What ends before everything else."""

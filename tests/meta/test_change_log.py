@@ -225,7 +225,7 @@ def test_upkeep(volume):
     assert said(volume, lambda tx: drop_delayed(tx, 8)) == ["CLEANUP_DELAYED_SLICES(8,1795596571)"]
     assert said(volume, lambda tx: forget_slices(tx, [(1, 1000)])) == ["DELETESLICE(1,1000)"]
     volume.write(lambda tx: unlink(tx, CTX, DIR, b"f"))
-    assert said(volume, lambda tx: drop_chunks(tx, FILE, limit=9)) == ["DELCHUNK(3,0)"]
+    assert said(volume, lambda tx: drop_chunks(tx, [FILE], limit=9)) == ["DELCHUNK(3,0)"]
     volume.write(lambda tx: tx.put(DetachedNode(9, 0)))
     volume.write(lambda tx: tx.put(Attr(9, NodeType.FILE)))
     assert said(volume, lambda tx: remove_detached(tx, CTX, 9, limit=9)) == ["CLEANUP(9)"]

@@ -164,9 +164,11 @@ class Contents(RuleBasedStateMachine):
     def _remove(self, name: bytes) -> None:
         inode = self.inodes[name]
         assert self.engine.write(lambda tx: unlink(tx, CTX, ROOT_INODE, name)).doomed
-        done = False
-        while not done:
-            dead, done = self.engine.write(lambda tx: dropping.drop_chunks(tx, inode, limit=2))
+        left = [inode]
+        while left:
+            dead, left = self.engine.write(
+                lambda tx, left=left: dropping.drop_chunks(tx, left, limit=2)
+            )
             self._delete(dead)
         assert self.engine.read(lambda tx: tx.get(DeletedFile, inode)) is None
 

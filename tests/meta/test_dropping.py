@@ -46,7 +46,8 @@ def remove(engine: Engine, name: bytes = b"file") -> None:
 
 
 def drop(engine: Engine, inode: int = FILE, *, limit: int = 100) -> tuple[list, bool]:
-    return engine.write(lambda tx: dropping.drop_chunks(tx, inode, limit=limit))
+    dead, left = engine.write(lambda tx: dropping.drop_chunks(tx, [inode], limit=limit))
+    return dead, not left
 
 
 def refs(engine: Engine) -> dict[int, int]:
@@ -105,3 +106,31 @@ def test_only_dead_slices_are_forgotten(engine):
 def test_clones_are_listed_by_age(engine):
     engine.write(lambda tx: [tx.put(DetachedNode(n, 100 + n)) for n in range(20, 23)])
     assert engine.read(lambda tx: dropping.detached_nodes(tx, 122, limit=9)) == [20, 21]
+
+
+def test_several_files_are_dropped_together(engine):
+    inodes = [FILE]
+    for number in range(4):
+        inode = FILE + 10 + number
+        new = NewNode(inode, NodeType.FILE, 0o644)
+        engine.write(lambda tx, new=new: tree.create(tx, CTX, ROOT_INODE, b"%d" % new.inode, new))
+        inodes.append(inode)
+    for number, inode in enumerate(inodes):
+        for index in range(1 + number % 2 * 2):
+            write(engine, 100 + 10 * number + index, index=index, inode=inode)
+    for inode in inodes:
+        remove(engine, b"file" if inode == FILE else b"%d" % inode)
+    asked = [*inodes, 4242, *inodes]  # one that is not there, and all twice
+    left, steps = asked, 0
+    dead: list[tuple[int, int]] = []
+    while left:
+        some, left = engine.write(lambda tx, left=left: dropping.drop_chunks(tx, left, limit=3))
+        dead += some
+        steps += 1
+    assert 3 <= steps <= 5
+    assert sorted(dead) == sorted(
+        {(100 + 10 * n + i, 10) for n in range(5) for i in range(1 + n % 2 * 2)}
+    )
+    assert set(refs(engine).values()) == {0}
+    assert engine.read(lambda tx: list(tx.scan(DeletedFile))) == []
+    assert engine.read(lambda tx: [row for one in inodes for row in tx.scan(Chunk, one)]) == []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from juicecache.addresses import parse_meta
+from juicecache.errors import ConfigError
 from juicecache.meta.engines.redis import RedisEngine
 from juicecache.testing.engine_contract import EngineContract
 from juicecache.testing.engines import redis
@@ -19,3 +22,19 @@ class TestRedis(EngineContract):
         engine.prepare()
         yield engine
         engine.close()
+
+
+def test_what_the_official_client_is_told_of_itself_is_passed_over():
+    tuned = "read-timeout=3s&write_timeout=3s&client-cache=true&route-read=replica"
+    with closing(RedisEngine(parse_meta(f"{redis().fresh_url()}?{tuned}"))) as engine:
+        assert engine.setting() is None
+    with pytest.raises(ConfigError, match="unknown option 'tls-server-name'"):
+        RedisEngine(parse_meta("rediss://localhost:6379/1?tls-server-name=other"))
+
+
+def test_a_user_is_written_as_in_any_url():
+    server = redis()
+    server.command("ACL", "SETUSER", "a:b@c", "on", ">pass@word", "~*", "+@all")
+    url = server.fresh_url().replace("redis://", "redis://a%3Ab%40c:pass%40word@")
+    with closing(RedisEngine(parse_meta(url))) as engine:
+        assert engine.setting() is None

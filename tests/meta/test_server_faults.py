@@ -18,14 +18,12 @@ from juicecache.errors import (
 )
 from juicecache.meta import tree
 from juicecache.meta.engine import Engine, Transaction
-from juicecache.meta.rows import Counter
-from juicecache.model.attr import ROOT_INODE, Attr
+from juicecache.meta.rows import Counter, Edge
+from juicecache.model.attr import ROOT_INODE, Attr, NodeType
 from juicecache.testing import engines
 from juicecache.testing.cutting_proxy import CuttingProxy
 from juicecache.testing.databases import mysql_server, postgres_server
-from juicecache.testing.engine_contract import EngineContract
 from juicecache.testing.redis_server import redis_server
-from juicecache.testing.servers import free_ports
 from juicecache.volume.parts import open_engine
 
 pytestmark = pytest.mark.service
@@ -232,34 +230,37 @@ def test_who_may_only_read_reads(kind, tmp_path):
 # ---------------------------------------------------------------------- Redis
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    # Its second port is by default 10,000 above the first, which may be more than there are.
-    (port,) = free_ports(1)
-    options = ("--cluster-enabled", "yes", "--cluster-port", str(port))
-    with redis_server(tmp_path_factory.mktemp("cluster"), *options) as server:
-        server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-        wait_for(lambda: "cluster_state:ok" in server.command("CLUSTER", "INFO"))
-        yield server
-
-
-class TestCluster(EngineContract):
-    """One node that has all slots: keys begin with the number of the database."""
-
-    @pytest.fixture
-    def engine(self, cluster):
-        engine = open_engine(cluster.fresh_url(), read_only=False)
-        engine.prepare()
-        yield engine
-        engine.close()
-
-
 def test_scripts_that_the_server_forgot_are_sent_again(tmp_path):
     with closing(open_engine(engines.fresh_url("redis", tmp_path), read_only=False)) as engine:
         engine.write(increment)
         engines.redis().command("SCRIPT", "FLUSH")
         engine.write(increment)
         assert value(engine) == 2
+
+
+def test_a_sweep_ends_with_the_server_that_it_began_on(tmp_path):
+    """How far it came means nothing to another, and what it misses would be thought garbage."""
+    with redis_server(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+        with closing(open_engine(server.fresh_url(), read_only=False)) as engine:
+            edges = {Edge(at, b"%d" % at, at, NodeType.FILE) for at in range(3000)}
+            engine.write(lambda tx: [tx.put(edge) for edge in sorted(edges)])
+            sweep = engine.sweep(Edge, page=32)
+            next(sweep)
+            server.stop()
+            server.start()
+            with pytest.raises(EngineUnavailableError, match="begin again"):
+                list(sweep)
+            assert {edge for page in engine.sweep(Edge, page=32) for edge in page} == edges
+            pages: list[int] = []
+
+            def restart_once(gone: int) -> None:
+                pages.append(gone)
+                if len(pages) == 1:
+                    server.stop()
+                    server.start()
+
+            engine.erase(restart_once)
+            assert list(engine.sweep(Edge, page=32)) == []
 
 
 def test_a_full_server_is_told_and_nothing_is_half_done(tmp_path):

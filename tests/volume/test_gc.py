@@ -230,9 +230,9 @@ def test_rows_are_counted_and_done_a_page_at_a_time(
     rows = [DeletedFile(inode, 0, 1) for inode in range(100, 105)]
     engine(volume).write(lambda tx: [tx.put(row) for row in rows])
     pages = []
-    clean = collector.clean_file
+    clean = collector.clean_files
     monkeypatch.setattr(
-        collector, "clean_file", lambda *args: (pages.append(args[1]), clean(*args))
+        collector, "clean_files", lambda *args: (pages.extend(args[1]), clean(*args))
     )
     assert volume.gc(delete=delete).deleted_files == 5
     assert pages == (list(range(100, 105)) if delete else [])

@@ -25,6 +25,7 @@ from juicecache.errors import (
 )
 from juicecache.meta.engines.sql_server import Answer, Connection, LostError, SqlServer, Statement
 from juicecache.meta.engines.sql_statements import Dialect
+from juicecache.meta.engines.tls import tls_failure
 
 _CONNECT_TIMEOUT_S = 5
 _REPLY_TIMEOUT_S = 60
@@ -38,6 +39,8 @@ _TOO_LARGE = frozenset([1264, 1406, 1366])
 _REFUSED = frozenset([1290, 1792, 1836, 1142, 1143, 1370, 1044])
 _DENIED = frozenset([1045, 1698])
 _NO_TABLE = frozenset([1146, 1054])
+_NO_TLS = 2026
+"""It was asked for, and the server has none."""
 _LOST = frozenset([2003, 2006, 2013, 2014, 2055, 1053, 1152, 1927, 0])
 
 DIALECT = Dialect(
@@ -132,7 +135,13 @@ class Mysql(SqlServer):
                     f"{self.describe()}: MySQL lets nobody in with this user and password; the "
                     "password stands in the URL or in META_PASSWORD"
                 ) from error
-            raise LostError(str(error.args[-1]) if error.args else "") from error
+            what = str(error.args[-1]) if error.args else ""
+            if reason := (what if code == _NO_TLS else tls_failure(error)):
+                raise self.untrusted(
+                    reason,
+                    "tls=true trusts whom the system trusts, or the file that SSL_CERT_FILE names",
+                ) from error
+            raise LostError(what) from error
         return connection
 
     def disconnect(self, connection: Connection) -> None:
@@ -201,7 +210,7 @@ def _options(address: MetaAddress) -> dict[str, Any]:
     hosts, _, database = place.rpartition("/")
     options = dict(parse_qsl(query))
     options.pop("table_prefix", None)
-    tls = options.pop("tls", "false")
+    tls = options.pop("tls", "preferred")
     if options:
         raise ConfigError(
             f"{address}: unknown option {next(iter(options))!r}; MySQL takes tls and table_prefix"
@@ -214,12 +223,18 @@ def _options(address: MetaAddress) -> dict[str, Any]:
     else:
         host, _, port = where.rpartition(":") if ":" in where else (where, "", "")
         found |= {"host": host.strip("[]"), "port": int(port or 3306)}
-    if tls in ("true", "skip-verify", "preferred"):
-        context = ssl.create_default_context()
-        if tls != "true":
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        found["ssl"] = context
-    elif tls != "false":
+    return found | _tls(address, tls)
+
+
+def _tls(address: MetaAddress, tls: str) -> dict[str, Any]:
+    if tls == "false":
+        return {"ssl_disabled": True}
+    if tls == "preferred":
+        return {}  # as the driver does by itself
+    if tls not in ("true", "skip-verify"):
         raise ConfigError(f"{address}: tls is true, false, skip-verify or preferred")
-    return found
+    context = ssl.create_default_context()
+    if tls == "skip-verify":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return {"ssl": context}

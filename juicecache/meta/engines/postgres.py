@@ -7,6 +7,7 @@ the first error, and a COMMIT behind it never runs.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -22,6 +23,7 @@ from juicecache.errors import (
 )
 from juicecache.meta.engines.sql_server import Answer, Connection, LostError, SqlServer, Statement
 from juicecache.meta.engines.sql_statements import Dialect
+from juicecache.meta.engines.tls import check_files
 
 _CONNECT_TIMEOUT_S = 5
 _PREPARED_MAX = 1000
@@ -34,6 +36,11 @@ a statement says that its row is gone."""
 _TOO_LARGE = frozenset(["22003", "22001", "54000"])
 _REFUSED = frozenset(["42501", "25006"])
 _NO_TABLE = frozenset(["42P01", "42703", "3F000"])
+_NO_TLS = re.compile(r"certificate|private key|SSL error: (?!.*eof)|SSL was required|no encryption")
+"""In what the driver says of TLS, which has no codes; a connection that breaks is none of it."""
+_WRONG = re.compile(r"invalid \w+ value")
+"""In what it says of an option."""
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 
 DIALECT = Dialect(
     quote='"',
@@ -120,7 +127,15 @@ class Postgres(SqlServer):
             )
             connection.prepared_max = _PREPARED_MAX
             connection.execute(f"SET lock_timeout = {_LOCK_TIMEOUT_MS}")
+        except driver.ProgrammingError as error:
+            raise ConfigError(f"{self.describe()}: {_what(error)}") from error
         except driver.OperationalError as error:
+            if _WRONG.search(str(error)):
+                raise ConfigError(f"{self.describe()}: {_what(error)}") from error
+            if _NO_TLS.search(str(error)):
+                raise self.untrusted(
+                    _what(error), "sslrootcert names whom to trust, sslmode what is checked"
+                ) from error
             if "password" in str(error) or "authentication" in str(error):
                 raise EngineUnavailableError(
                     f"{self.describe()}: PostgreSQL lets nobody in with this user and password; "
@@ -191,6 +206,9 @@ def _options(address: MetaAddress) -> dict[str, Any]:
     hosts, _, database = place.partition("/")
     options: dict[str, Any] = dict(parse_qsl(query))
     options.pop("table_prefix", None)
+    # Instead of a file, the driver takes the word "system" for the authorities that it trusts.
+    files = {name: options[name] for name in _FILES if options.get(name, "system") != "system"}
+    check_files(address, files)
     schema = options.pop("search_path", "")
     if schema:
         options["options"] = f"-c search_path={schema}"

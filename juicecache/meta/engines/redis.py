@@ -20,7 +20,7 @@ from itertools import islice
 from typing import Any, TypeVar, cast
 
 from juicecache.addresses import MetaAddress
-from juicecache.errors import ConflictError, ReadOnlyVolumeError
+from juicecache.errors import ConflictError, EngineUnavailableError, ReadOnlyVolumeError
 from juicecache.forks import survive_fork
 from juicecache.meta.engine import (
     BULK_RECORDS_BYTES,
@@ -34,9 +34,13 @@ from juicecache.meta.engine import (
 )
 from juicecache.meta.engines import redis_client_rows, redis_rows, redis_usage_rows
 from juicecache.meta.engines.redis_codec import (
+    EDGE,
+    NEVER,
+    WHO,
     Codec,
     Command,
     pairs,
+    run_of,
     unpack_attr,
     unpack_edge,
 )
@@ -51,6 +55,8 @@ from juicecache.meta.rows import (
     Chunk,
     DeletedFile,
     Edge,
+    Flock,
+    Plock,
     Record,
     Row,
     key_of,
@@ -146,8 +152,9 @@ class RedisEngine(Engine):
         return self._known_codecs
 
     def _commit(self, connection: Any, tx: _RedisTransaction) -> None:
-        payload = tx.payload()
-        command = (b"EVALSHA", _COMMIT_SHA, 1, tx.route, self._link.prefix, payload)
+        keys, payload = tx.payload()
+        names = [tx.route, *keys] if self._link.prefix else [tx.route]
+        command: Command = (b"EVALSHA", _COMMIT_SHA, len(names), *names, self._link.prefix, payload)
         try:
             (differs,) = self._link.ask(connection, [command])
         except ConnectionError as error:
@@ -159,14 +166,27 @@ class RedisEngine(Engine):
         """Return None: nothing tells without a round trip whether something changed."""
 
     def sweep(self, table: type[RowT], *, page: int) -> Iterator[list[RowT]]:
-        """Iterate over all rows by a cursor of the server; see `Engine.sweep`."""
-        cursor = b"0"
+        """Iterate over all rows by a cursor of the server; see `Engine.sweep`.
+
+        Raises
+        ------
+        EngineUnavailableError
+            Another server answers than at the beginning, or the same one after a restart: rows
+            would be missed.
+        """
+        cursor, run = b"0", b""
         while True:
 
-            def body(tx: Transaction, cursor: bytes = cursor) -> tuple[bytes, list[RowT]]:
+            def body(tx: Transaction, cursor: bytes = cursor) -> tuple[bytes, bytes, list[RowT]]:
                 return cast("_RedisTransaction", tx).page(table, cursor, page)
 
-            cursor, rows = self.read(body)
+            now, cursor, rows = self.read(body)
+            run = run or now
+            if now != run:
+                raise EngineUnavailableError(
+                    f"{self.describe()}: another Redis answers, or it was restarted, and how far "
+                    "its keys were read is not known any more; begin again"
+                )
             if rows:
                 yield rows
             if cursor == b"0":
@@ -194,18 +214,21 @@ class RedisEngine(Engine):
     def erase(self, progress: Callable[[int], None] | None = None) -> None:
         """Remove the keys of the volume, a page at a time; see `Engine.erase`."""
         self.prepare()
-        cursor, gone = b"0", 0
+        cursor, run, gone = b"0", b"", 0
         while True:
 
-            def page(tx: Transaction, cursor: bytes = cursor) -> tuple[bytes, int]:
+            def page(tx: Transaction, cursor: bytes = cursor) -> tuple[bytes, bytes, int]:
                 return erase_page(cast("_RedisTransaction", tx).ask, self._link.prefix, cursor)
 
-            cursor, count = self.attempt(page, writable=False)
+            now, cursor, count = self.attempt(page, writable=False)
             gone += count
             if progress is not None:
                 progress(gone)
-            if cursor == b"0":
+            if run not in (b"", now):
+                cursor = b"0"  # that was the cursor of another server
+            elif cursor == b"0":
                 break
+            run = now
         self.write(lambda tx: tx.delete(Record, SETTING))
 
     def describe(self) -> str:
@@ -248,8 +271,8 @@ class _RedisTransaction(Transaction):
         self._seen: dict[tuple[type, Key], Row | None] = {}
         self.route = codecs[Record].name("setting")
 
-    def payload(self) -> bytes:
-        """Return checks and writes for the commit script."""
+    def payload(self) -> tuple[list[bytes], bytes]:
+        """Return the keys that the commit script touches, and its checks and writes."""
         commit = Commit(self._codecs, self._seen, self._locate)
         for check in self._checks:
             commit.expect(*check)
@@ -258,7 +281,7 @@ class _RedisTransaction(Transaction):
             row = getattr(write, "row", None)
             if isinstance(row, DeletedFile):
                 self._remember_length(row)
-        return script_argument([commit.checks, commit.writes])
+        return commit.keys(), script_argument([commit.checks, commit.writes])
 
     # Rows by key.
 
@@ -361,7 +384,9 @@ class _RedisTransaction(Transaction):
             yield row
 
     def scan_each(self, table: type[RowT], partitions: Sequence[int]) -> list[list[RowT]]:
-        if table in (Chunk, Edge):  # looked for, and relied on
+        if table is Chunk:
+            return cast("list[list[RowT]]", self._chunks_each(partitions))
+        if table is Edge:  # relied on
             return super().scan_each(table, partitions)
         codec = self._codecs[table]
         reads = [codec.all_reads((number,)) for number in partitions]
@@ -375,33 +400,46 @@ class _RedisTransaction(Transaction):
     def _all(self, table: type, partition: Key) -> list[Row]:
         codec = self._codecs[table]
         if partition or not codec.pattern:
-            return list(codec.decode_all(partition, self.ask(codec.all_reads(partition))))
+            reads = codec.all_reads(partition)
+            replies = self.ask(reads)
+            if table in (Flock, Plock):  # who has no lock there is as important as who has one
+                for command, reply in zip(reads, replies, strict=True):
+                    what = f"{table.__name__} {partition} has changed"
+                    self._checks.append(("=", reply, what, command))
+            return list(codec.decode_all(partition, replies))
         rows: list[Row] = []
         cursor = b""
         while cursor != b"0":
-            cursor, page = self.page(table, cursor or b"0", _KEYS_BATCH)
+            _, cursor, page = self.page(table, cursor or b"0", _KEYS_BATCH)
             rows += page
         return list({key_of(row): row for row in rows}.values())
 
-    def page(self, table: type, cursor: bytes, size: int) -> tuple[bytes, list[Any]]:
-        """Return some rows of a class, and where the server goes on; ``0`` begins and ends."""
+    def page(self, table: type, cursor: bytes, size: int) -> tuple[bytes, bytes, list[Any]]:
+        """Return some rows of a class: of which run of which server, and where it goes on.
+
+        The cursor ``0`` begins and ends.
+        """
         codec = self._codecs[table]
         if not codec.pattern:
             reads = codec.all_reads(())
             if reads[0][0] == b"HGETALL" and len(reads) == 1:
-                ((cursor, reply),) = self.ask([(b"HSCAN", reads[0][1], cursor, b"COUNT", size)])
-                return cursor, list(codec.decode_all((), [reply]))
-            return b"0", list(codec.decode_all((), self.ask(reads)))
-        pattern = codec.name("") + codec.pattern
-        ((cursor, names),) = self.ask([(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", size)])
+                scan: Command = (b"HSCAN", reads[0][1], cursor, b"COUNT", size)
+                (cursor, reply), who = self.ask([scan, WHO])
+                return run_of(who), cursor, list(codec.decode_all((), [reply]))
+            return b"", b"0", list(codec.decode_all((), self.ask(reads)))
+        scan = (b"SCAN", cursor, b"MATCH", codec.name("") + codec.pattern, b"COUNT", size)
+        (cursor, names), who, _ = self.ask([scan, WHO, (b"EXISTS", codec.name(NEVER))])
+        run = run_of(who)
         cut = len(codec.name(""))
         keys = [codec.partition_of(name[cut:]) for name in names]
         whole = len(ALL_TABLES[table].key)
         if keys and len(keys[0]) == whole:
-            return cursor, [row for row in self.get_many(table, keys) if row is not None]
+            rows = [row for row in self.get_many(table, keys) if row is not None]
+            return run, cursor, rows
         replies = self.ask([command for key in keys for command in codec.all_reads(key)])
         found = zip(keys, replies, strict=True)
-        return cursor, [row for key, reply in found for row in codec.decode_all(key, [reply])]
+        rows = [row for key, reply in found for row in codec.decode_all(key, [reply])]
+        return run, cursor, rows
 
     def _chunks(self, inode: int, start: int) -> Iterator[Chunk]:
         """Iterate over the chunks of a file; nothing lists them, so they are looked for."""
@@ -416,6 +454,49 @@ class _RedisTransaction(Transaction):
             start = indices.stop
             if found:
                 stop = max(stop, found[-1].index + 1 + _CHUNKS_BEYOND)
+
+    def _chunks_each(self, inodes: Sequence[int]) -> list[list[Chunk]]:
+        """Return the chunks of files, those of short ones looked for together."""
+        rows = self.get_many(Attr, [(inode,) for inode in inodes])
+        lengths = [
+            self._lengths.get(inode, 0) if attr is None else attr.length
+            for inode, attr in zip(inodes, rows, strict=True)
+        ]
+        keys = [
+            (inode, index)
+            for inode, length in zip(inodes, lengths, strict=True)
+            if length <= CHUNK_BYTES
+            for index in range(1 + _CHUNKS_BEYOND)
+        ]
+        found: dict[int, list[Chunk]] = {}
+        for chunk in self.get_many(Chunk, keys):
+            if chunk is not None:
+                found.setdefault(chunk.inode, []).append(chunk)
+        # Of longer ones, and of short ones that have chunks further on, one after the other.
+        return [
+            found.get(inode, [])
+            if length <= CHUNK_BYTES and found.get(inode, [Chunk(inode, 0, b"")])[-1].index == 0
+            else list(self._chunks(inode, 0))
+            for inode, length in zip(inodes, lengths, strict=True)
+        ]
+
+    def locks_of(self, sid: int) -> list[Flock | Plock]:
+        """Return the locks of a session, by the set of keys that it touched."""
+        codecs = {b"f": self._codecs[Flock], b"p": self._codecs[Plock]}
+        (names,) = self.ask([(b"SMEMBERS", self._codecs[Flock].at("locked", sid))])
+        start = len(self._codecs[Flock].name("lock"))
+        keys = [
+            (codecs[name[start : start + 1]], (int(name[start + 1 :]),))
+            for name in sorted(names)
+            if name[start : start + 1] in codecs
+        ]
+        replies = self.ask([command for codec, key in keys for command in codec.all_reads(key)])
+        found: list[Flock | Plock] = [
+            cast("Flock | Plock", row)
+            for (codec, key), reply in zip(keys, replies, strict=True)
+            for row in codec.decode_all(key, [reply])
+        ]
+        return [lock for lock in found if lock.sid == sid]
 
     def exists(self, table: type[Row], *partition: int | str | bytes) -> bool:
         if table is Edge and partition:
@@ -509,15 +590,19 @@ class _RedisTransaction(Transaction):
     ) -> Iterator[list[tuple[bytes, Attr]]]:
         """Iterate over batches of entries with their attributes, in name order."""
         (reply,) = self.ask(self._codecs[Edge].all_reads((parent,)))
-        entries = sorted((name, value) for name, value in pairs(reply) if name > after)
-        codec = self._codecs[Attr]
+        entries = sorted(pairs(reply))
+        if after:
+            entries = [entry for entry in entries if entry[0] > after]
+        head = self._codecs[Attr].name("i")
         size = _KEYS_BATCH if limit is None else min(_KEYS_BATCH, max(limit, 1))
+        # Loops over what may be a hundred thousand entries: no call more than needed.
         for first in range(0, len(entries), size):
-            batch = [(name, unpack_edge(value)[1]) for name, value in entries[first : first + size]]
-            (values,) = self.ask([(b"MGET", *(codec.at("i", inode) for _, inode in batch))])
+            batch = entries[first : first + size]
+            inodes = [EDGE.unpack(value)[1] for _, value in batch]
+            (values,) = self.ask([(b"MGET", *[b"%b%d" % (head, inode) for inode in inodes])])
             yield [
                 (name, unpack_attr(inode, value))
-                for (name, inode), value in zip(batch, values, strict=True)
+                for (name, _), inode, value in zip(batch, inodes, values, strict=True)
                 if value is not None
             ]
 

@@ -72,6 +72,19 @@ class Commit:
         self._seen = seen
         self._locate = locate
         self._there: dict[tuple[type, Key], bool] = {}
+        self._counted: set[int] = set()
+        """Inodes whose names the script counts."""
+
+    def keys(self) -> list[bytes]:
+        """Return every key that the script may touch.
+
+        A cluster looks whether it has all of them, while keys move, before it runs a script that
+        names them; else the script would be stopped in the middle of its writes.
+        """
+        found = {check[4] for check in self.checks} | {write[1] for write in self.writes}
+        for inode in self._counted:
+            found |= {self._codecs[Attr].at("i", inode), self._codecs[Attr].at("p", inode)}
+        return sorted(found)
 
     def expect(self, mode: str, reply: Any, what: str, command: Command) -> None:
         """Check, before anything is written, that a command is answered as before."""
@@ -142,6 +155,8 @@ class Commit:
             # The first name of a new inode: nobody counts its links.
             ((_, name, field, value, _),) = commands
             commands = [(b"HSET", name, field, value)]
+        elif isinstance(row, Edge):
+            self._count_names(key, row.inode)
         self._send(commands)
         self._there[table, key] = True
 
@@ -153,7 +168,16 @@ class Commit:
             if row is None:
                 return
             key = (row[0], row[1])
+        if table is Edge:
+            self._count_names(key)
         self._send(self._codecs[table].deletes(key))
+
+    def _count_names(self, key: Key, *inodes: int) -> None:
+        """Note that an entry gets or loses an inode, and loses the one that it had."""
+        had = self._seen.get((Edge, key))
+        self._counted.update(inodes)
+        if isinstance(had, Edge):
+            self._counted.add(had.inode)
 
     def _clear(self, write: Clear) -> None:
         """Remove the hash that holds a partition."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from juicecache.meta.engines.redis_codec import Command
+from juicecache.meta.engines.redis_codec import NEVER, WHO, Command, run_of
 
 _PAGE = 1000
 """Keys that the server looks at, and at most about so many that it removes, at a time: 1 ms."""
@@ -26,16 +26,18 @@ _NAMES = re.compile(
 
 def erase_page(
     ask: Callable[[Sequence[Command]], list[Any]], prefix: bytes, cursor: bytes
-) -> tuple[bytes, int]:
+) -> tuple[bytes, bytes, int]:
     """Remove some keys of a volume, the setting record excepted; safe to repeat.
 
     Returns
     -------
     tuple
-        Where the server goes on, ``0`` at the end, and how many keys were removed.
+        Which run of which server did it, where it goes on, ``0`` at the end, and how many keys
+        were removed.
     """
-    ((following, names),) = ask([(b"SCAN", cursor, b"MATCH", prefix + b"*", b"COUNT", _PAGE)])
+    scan: Command = (b"SCAN", cursor, b"MATCH", prefix + b"*", b"COUNT", _PAGE)
+    (following, names), who, _ = ask([scan, WHO, (b"EXISTS", prefix + NEVER.encode())])
     keys = [name for name in names if _NAMES.fullmatch(name[len(prefix) :])]
     # Freed behind the reply: a directory may be a key of a million fields.
     removed = ask([(b"UNLINK", *keys)])[0] if keys else 0
-    return following, int(removed)
+    return run_of(who), following, int(removed)

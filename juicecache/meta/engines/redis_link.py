@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from juicecache.addresses import MetaAddress, sentinel_password
 from juicecache.errors import (
@@ -24,6 +24,7 @@ from juicecache.errors import (
 )
 from juicecache.meta.engines.pool import Pool
 from juicecache.meta.engines.redis_codec import Command
+from juicecache.meta.engines.tls import check_files, tls_failure
 
 Connection: TypeAlias = Any
 """A connection of the driver, which has no types."""
@@ -38,14 +39,24 @@ _TLS_OPTIONS = {
     "tls-ca-cert-file": "ssl_ca_certs",
 }
 """Options of the official client, and what they are called by the driver."""
-_NOT_IN_CHARGE = frozenset(
+_THEIR_OWN = frozenset(
     [
-        *("MovedError", "AskError", "ClusterDownError", "TryAgainError", "MasterDownError"),
-        *("ReadOnlyError", "BusyLoadingError", "NoScriptError"),
+        *("read-timeout", "write-timeout", "min-retry-backoff", "max-retry-backoff"),
+        *("route-read", "client-cache", "client-cache-size", "client-cache-expire"),
+        "client-cache-preload",
     ]
+)
+"""Options of how the official client waits and remembers: both clients are given one address, and
+none of these changes what is true of the volume."""
+_MOVES = frozenset(["MovedError", "AskError", "TryAgainError"])
+_NOT_IN_CHARGE = frozenset(
+    ["ClusterDownError", "MasterDownError", "BusyLoadingError", "NoScriptError"]
 )
 """The driver's errors of a server that did nothing, because another one is in charge, or it is not
 ready, or has forgotten our scripts: a new connection leads to the right one and teaches it."""
+_ELSEWHERE = "non local key"
+"""In what a node says when a script that reads finds that a key has moved to another one; one
+that writes names its keys before."""
 
 
 class MovedError(ConflictError):
@@ -94,13 +105,15 @@ class RedisLink:
         ConnectionError
             No server answers.
         EngineUnavailableError
-            It lets nobody in.
+            It lets nobody in, or is not the one that it should be.
         """
         driver = self._driver
         try:
             connection, is_cluster = self._connect()
             connection.connect()
         except driver.RedisError as error:
+            if reason := tls_failure(error):
+                raise self._untrusted(reason) from error
             lost = isinstance(error, driver.ConnectionError | driver.TimeoutError)
             # Who is not let in is told in the same class as who finds nobody.
             if lost and not _is_refusal(error):
@@ -142,10 +155,20 @@ class RedisLink:
         return replies
 
     def lost(self, error: Exception) -> EngineUnavailableError:
-        """Return what a broken connection is to people."""
+        """Return what it is to people that no server in charge was found for too long."""
+        if isinstance(error, MovedError):
+            return EngineUnavailableError(str(error))
+        is_tls = self._address.scheme == "rediss"
+        tls = ", and does it speak TLS, and take our certificate" if is_tls else ""
         return EngineUnavailableError(
             f"{self.describe()}: Redis does not answer ({error}); is the server running, and the "
-            "address right?"
+            f"address right{tls}?"
+        )
+
+    def _untrusted(self, reason: str) -> EngineUnavailableError:
+        return EngineUnavailableError(
+            f"{self.describe()}: no TLS with Redis ({reason}); tls-ca-cert-file names whom to "
+            "trust, tls-cert-file and tls-key-file what the server may ask for"
         )
 
     def unknown(self, error: Exception) -> CommitUnknownError:
@@ -157,7 +180,17 @@ class RedisLink:
 
     def _translated(self, error: Exception) -> JuicecacheError:
         text, name = str(error), type(error).__name__
-        if name in _NOT_IN_CHARGE or text.startswith("READONLY"):
+        if name == "ReadOnlyError" or text.startswith("READONLY"):
+            return MovedError(
+                f"{self.describe()}: this is a replica, which takes no changes; its master does, "
+                "and redis://MASTER,sentinel1,sentinel2:26379/1 finds whoever that is"
+            )
+        if name in _MOVES or _ELSEWHERE in text:
+            return MovedError(
+                f"{self.describe()}: the volume's keys are moving to another node of the cluster "
+                f"({text})"
+            )
+        if name in _NOT_IN_CHARGE:
             return MovedError(f"{self.describe()}: {text}")
         if name == "NoPermissionError" or "can't run this command" in text:
             return ReadOnlyVolumeError(self.describe(), f"Redis does not allow it: {text}")
@@ -210,10 +243,12 @@ def _connector(
     database = int(path or 0)
     options: dict[str, Any] = {
         "db": database,
-        "username": user or None,
+        "username": unquote(user) or None,
         "password": address.password or None,
         "socket_timeout": _REPLY_TIMEOUT_S,
         "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+        # Its own would wait for each server, and for each sentinel, before ours asks another one.
+        "retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0),
         "protocol": 2,
         "decode_responses": False,
     }
@@ -226,19 +261,29 @@ def _connector(
 
 
 def _tls(address: MetaAddress, query: dict[str, str]) -> dict[str, Any]:
-    known: dict[str, Any] = {
-        ours: query.pop(name) for name, ours in _TLS_OPTIONS.items() if name in query
-    }
-    if query.pop("insecure-skip-verify", "") == "true":
-        known |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
-    if query:
+    given = {name: query.pop(name) for name in _TLS_OPTIONS if name in query}
+    skips = query.pop("insecure-skip-verify", None)
+    unknown = [name for name in query if name.replace("_", "-") not in _THEIR_OWN]
+    if unknown:
         raise ConfigError(
-            f"{address}: unknown option {next(iter(query))!r}; Redis takes "
+            f"{address}: unknown option {unknown[0]!r}; Redis takes "
             f"{', '.join([*_TLS_OPTIONS, 'insecure-skip-verify'])}"
         )
-    if known and address.scheme != "rediss":
-        raise ConfigError(f"{address}: options of TLS need an address with rediss://")
-    return known | {"ssl": True} if address.scheme == "rediss" else {}
+    if address.scheme != "rediss":
+        if given or skips is not None:
+            raise ConfigError(f"{address}: options of TLS need an address with rediss://")
+        return {}
+    # The official client takes whatever stands there for yes, "false" too: who meant it gets an
+    # error, and not a connection that nobody checks.
+    if skips not in (None, "true", "1"):
+        raise ConfigError(f"{address}: insecure-skip-verify is true, or not there")
+    check_files(address, given)
+    # Both are said, since the driver's defaults were others before its version 6.
+    return {_TLS_OPTIONS[name]: path for name, path in given.items()} | {
+        "ssl": True,
+        "ssl_cert_reqs": "none" if skips else "required",
+        "ssl_check_hostname": not skips,
+    }
 
 
 def _host_and_port(text: str, port: int) -> tuple[str, int]:
@@ -259,7 +304,7 @@ def _sentinel(
 ) -> Callable[[], tuple[Connection, bool]]:
     _, port = _host_and_port(hosts[-1], _SENTINEL_PORT)
     nodes = [_host_and_port(host, port) for host in hosts]
-    asked = {name: options[name] for name in options if name.startswith(("socket", "ssl"))}
+    asked = {name: options[name] for name in options if name.startswith(("socket", "ssl", "retry"))}
     asked["password"] = sentinel_password() or None
     sentinel = redis.Sentinel(nodes, sentinel_kwargs=asked)
 

@@ -47,6 +47,8 @@ from juicecache.meta.rows import (
     SETTING,
     Counter,
     Edge,
+    Flock,
+    Plock,
     Record,
     Row,
     key_of,
@@ -461,6 +463,15 @@ class _SqlTransaction(Transaction):
             for row in self._made(table, answer.rows):
                 found[cast("int", key_of(row)[0])].append(row)
         return [found[number] for number in partitions]
+
+    def locks_of(self, sid: int) -> list[Flock | Plock]:
+        tables = (Flock, Plock)
+        answers = self._run([self._sql.tables[table].by_session(sid) for table in tables])
+        return [
+            row
+            for table, answer in zip(tables, answers, strict=True)
+            for row in self._made(table, answer.rows)
+        ]
 
     def has_own_tables(self) -> bool:
         tables = [f"{self._sql.prefix}{MAPPINGS[table].table}" for table in OWN_TABLES]

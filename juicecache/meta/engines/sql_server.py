@@ -66,7 +66,7 @@ class SqlServer(ABC):
         LostError
             No server answers.
         EngineUnavailableError
-            It lets nobody in.
+            It lets nobody in, or is not the one that it should be.
         """
 
     @abstractmethod
@@ -102,6 +102,12 @@ class SqlServer(ABC):
         return EngineUnavailableError(
             f"{self.describe()}: the database does not answer ({_first_line(error)}); is the "
             "server running, and the address right?"
+        )
+
+    def untrusted(self, reason: str, options: str) -> EngineUnavailableError:
+        """Return what it is to people that there is no TLS with the server."""
+        return EngineUnavailableError(
+            f"{self.describe()}: no TLS with the database ({reason}); {options}"
         )
 
     def other(self, error: Exception) -> JuicecacheError:

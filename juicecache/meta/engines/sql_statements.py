@@ -194,6 +194,10 @@ class TableStatements:
         places = ", ".join(["%s"] * len(partitions))
         return f"{self._select} WHERE {self._keys[0]} IN ({places}){order}", list(partitions)
 
+    def by_session(self, sid: int) -> tuple[str, list[Any]]:
+        """Return the query of the rows of a session in a table of locks, and its values."""
+        return f"{self._select} WHERE sid = %s ORDER BY {', '.join(self._order)}", [sid]
+
     def scan(self, partition: int, *, behind: bool) -> str:
         """Return the scan of a partition named by so many key columns, behind the rest of a key.
 

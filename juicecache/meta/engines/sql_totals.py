@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import atexit
 import logging
+import multiprocessing
+import multiprocessing.util
 import threading
 import time
 import weakref
@@ -78,7 +80,7 @@ class Totals:
                 )
                 self._thread.start()
                 # The thread ends with the interpreter, wherever it is.
-                atexit.register(_close, weakref.ref(self))
+                _at_end(weakref.ref(self))
 
     def flush(self) -> None:
         """Add to the database what is pending; after an error it may be there, so it is dropped."""
@@ -110,6 +112,14 @@ class Totals:
                 "'juicecache fsck --repair --sync-dir-stat' counts them again: %s",
                 error,
             )
+
+
+def _at_end(totals: weakref.ref[Totals]) -> None:
+    """Close totals when this process ends by itself."""
+    atexit.register(_close, totals)
+    # Processes of multiprocessing end without the above, and do what is noted here instead.
+    if multiprocessing.parent_process() is not None:
+        multiprocessing.util.Finalize(None, _close, (totals,), exitpriority=0)
 
 
 def _close(totals: weakref.ref[Totals]) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from juicecache.errors import CommitUnknownError, JuicecacheError
+from juicecache.testing.processes import wait_for
 from juicecache.volume.volume import Volume
-
-_PATIENCE_S = 30.0
 
 
 class LoggedWriter(threading.Thread):
@@ -88,11 +86,3 @@ def wait_for_more(writers: Sequence[LoggedWriter], more: int = 20) -> None:
     """Wait until each writer has made some more files."""
     goals = [len(writer.done) + more for writer in writers]
     wait_for(lambda: all(len(one.done) >= goal for one, goal in zip(writers, goals, strict=True)))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until something holds; AssertionError after half a minute."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)

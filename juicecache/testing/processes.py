@@ -1,15 +1,26 @@
-"""Other processes for tests: forked children that never return into the test."""
+"""Other processes and threads for tests: forked children that never return, and waiting."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import juicecache
+
+_PATIENCE_S = 60.0
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until something holds; AssertionError after a minute."""
+    deadline_s = time.monotonic() + _PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "it never came"
+        time.sleep(0.01)
 
 
 def in_child(act: Callable[[], object]) -> int:

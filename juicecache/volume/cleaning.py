@@ -19,6 +19,9 @@ log = logging.getLogger("juicecache")
 _CHUNKS_PER_TRANSACTION = 64
 """Chunk rows dropped at once: 4 GiB of file, a transaction of some milliseconds."""
 
+_GATHER_S = 0.05
+"""How long removed files are gathered: nobody waits for their content to go."""
+
 
 def delete_slices(parts: Parts, slices: list[tuple[int, int]]) -> int:
     """Delete the objects of dead slices (id, size), then their rows; return how many objects."""
@@ -94,6 +97,8 @@ def clean_later(parts: Parts, inode: int) -> None:
 
 
 def _clean_doomed(parts: Parts) -> None:
+    # Whoever removes many files is not disturbed by one transaction for each of them.
+    parts.ending.wait(_GATHER_S)
     with parts.doomed_lock:
         inodes, parts.doomed = parts.doomed, []
     clean_files(parts, inodes)

@@ -59,11 +59,14 @@ class Parts:
     doomed: list[int] = field(default_factory=list)
     """Removed files whose content waits to be dropped in the background."""
     compacting: set[tuple[int, int]] = field(default_factory=set)
+    ending: threading.Event = field(default_factory=threading.Event)
+    """Set when `close` begins: background work does not wait for more then."""
     closing: list[Callable[[], None]] = field(default_factory=list)
     """What ends before everything else."""
 
     def close(self, *, engine: bool) -> None:
         """Finish background work and release everything, with ``engine`` the database too."""
+        self.ending.set()
         for end in self.closing:
             end()
         for future in tuple(self.cleaning):

@@ -23,6 +23,7 @@ from juicecache.model.attr import ROOT_INODE, Attr, NodeType
 from juicecache.testing import engines
 from juicecache.testing.cutting_proxy import CuttingProxy
 from juicecache.testing.databases import mysql_server, postgres_server
+from juicecache.testing.processes import wait_for
 from juicecache.testing.redis_server import redis_server
 from juicecache.volume.parts import open_engine
 
@@ -170,13 +171,6 @@ def test_a_restart_is_waited_for_and_nothing_is_counted_twice(kind, tmp_path):
             assert failures == []
             assert done[0] <= value(engine) <= done[0] + unknown[0]
             assert unknown[0] <= 4
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # ---------------------------------------------------------------------- rights

@@ -22,6 +22,7 @@ from juicecache.cache.directory import DirectoryTier
 from juicecache.cache.memory import MemoryTier
 from juicecache.cache.stack import TierStack
 from juicecache.runtime import loop_thread
+from juicecache.testing.processes import wait_for
 from juicecache.testing.tier_contract import block
 from juicecache.testing.tier_faults import FaultyTier, damage
 from juicecache.volume import blocks as module
@@ -366,10 +367,7 @@ def test_an_interrupt_leaks_no_load(node, site, how):
         signal.signal(signal.SIGALRM, before)
     assert blocks.loading_bytes > 0
     free(event)
-    until = time.monotonic() + 10
-    while blocks.loading_bytes and time.monotonic() < until:
-        time.sleep(0.001)
-    assert blocks.loading_bytes == 0
+    wait_for(lambda: blocks.loading_bytes == 0)
     assert blocks._flights == {}
     assert read() == node.files["/a"][: site.block if how == "load" else None]
 

@@ -462,22 +462,22 @@ class _RedisTransaction(Transaction):
             self._lengths.get(inode, 0) if attr is None else attr.length
             for inode, attr in zip(inodes, rows, strict=True)
         ]
-        keys = [
-            (inode, index)
-            for inode, length in zip(inodes, lengths, strict=True)
-            if length <= CHUNK_BYTES
-            for index in range(1 + _CHUNKS_BEYOND)
+        codec = self._codecs[Chunk]
+        short = [
+            inode for inode, length in zip(inodes, lengths, strict=True) if length <= CHUNK_BYTES
         ]
+        commands: list[Command] = []
+        for inode in short:
+            beyond = [codec.at("c", inode, index) for index in range(1, 1 + _CHUNKS_BEYOND)]
+            commands += [codec.reads((inode, 0))[0], (b"EXISTS", *beyond)]
+        replies = self.ask(commands)
         found: dict[int, list[Chunk]] = {}
-        for chunk in self.get_many(Chunk, keys):
-            if chunk is not None:
-                found.setdefault(chunk.inode, []).append(chunk)
+        for inode, records, others in zip(short, replies[::2], replies[1::2], strict=True):
+            if not others:
+                found[inode] = [Chunk(inode, 0, b"".join(records))] if records else []
         # Of longer ones, and of short ones that have chunks further on, one after the other.
         return [
-            found.get(inode, [])
-            if length <= CHUNK_BYTES and found.get(inode, [Chunk(inode, 0, b"")])[-1].index == 0
-            else list(self._chunks(inode, 0))
-            for inode, length in zip(inodes, lengths, strict=True)
+            found[inode] if inode in found else list(self._chunks(inode, 0)) for inode in inodes
         ]
 
     def locks_of(self, sid: int) -> list[Flock | Plock]:

@@ -85,7 +85,7 @@ class RedisLink:
     def __init__(self, address: MetaAddress, scripts: Sequence[bytes]) -> None:
         self._address = address
         self._scripts = scripts
-        self._driver = _driver(address)
+        self._driver, self._pack = _driver(address)
         self._connect, self.database = _connector(self._driver, address)
         self.prefix = b""
         self.was_up = False
@@ -140,7 +140,9 @@ class RedisLink:
         refused: Exception | None = None
         replies = []
         try:
-            connection.send_packed_command(_packed(commands), check_health=False)
+            connection.send_packed_command(
+                [b"".join(map(self._pack, commands))], check_health=False
+            )
             for _ in commands:
                 try:
                     replies.append(connection.read_response())
@@ -210,25 +212,16 @@ def _is_refusal(error: Exception) -> bool:
     return "Authentication" in type(error).__name__ or "NOAUTH" in str(error)
 
 
-def _packed(commands: Sequence[Command]) -> list[bytes]:
-    """Return commands as they go over the wire."""
-    parts: list[bytes] = []
-    for command in commands:
-        parts.append(b"*%d\r\n" % len(command))
-        for word in command:
-            value = word if isinstance(word, bytes) else b"%d" % word
-            parts.append(b"$%d\r\n%b\r\n" % (len(value), value))
-    return [b"".join(parts)]
-
-
-def _driver(address: MetaAddress) -> Any:
+def _driver(address: MetaAddress) -> tuple[Any, Callable[[Command], bytes]]:
+    """Return the driver, and what makes bytes of a command, in C, which comes with it."""
     try:
         import redis
+        from hiredis import pack_command
     except ImportError as error:
         raise ConfigError(
             f"{address}: the driver of Redis is missing; pip install 'juicecache[redis]'"
         ) from error
-    return redis
+    return redis, pack_command  # type: ignore[return-value]  # its stubs know tuples of one word
 
 
 def _connector(

@@ -1,6 +1,6 @@
 """One of many clients in one tree: started as ``python -m juicecache.testing.crowd``; see `main`.
 
-All work in the same few directories, which any of them makes and removes. Every name of a file is
+All work in the same few directories, some of which come and go. Every name of a file is
 used by one thread once, so the operations that succeeded tell which entries there must be at the
 end, whoever else did what: nothing lost, nothing doubled. An error that the other clients explain
 (a directory is gone, or not empty, or there already) is counted; any other ends the process.
@@ -22,7 +22,12 @@ from typing import Protocol
 
 from juicecache.volume.volume import Volume, open_volume
 
-DIRECTORIES = tuple(f"/{name}" for name in "abcd") + tuple(f"/a/{name}" for name in "ef")
+_KEPT = ("/a", "/b", "/a/e")
+_REMOVED = ("/c", "/d", "/a/f")
+"""Directories that are removed, and made again, and that no mount puts anything into: on PostgreSQL
+and MySQL the official client makes entries without a look at what happens to the directory
+meanwhile, so that whoever removes it takes them with it."""
+DIRECTORIES = _KEPT + _REMOVED
 _EXPLAINED = frozenset([errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY])
 _PAUSE_S_MAX = 0.01
 """Between two operations. On Redis an official client that loses 50 races in a row answers EIO; on
@@ -33,6 +38,9 @@ _FILES_MAX = 30
 
 class Client(Protocol):
     """The operations that both kinds of client do."""
+
+    places: tuple[str, ...]
+    """The directories that it puts entries into."""
 
     def write(self, path: str, content: bytes) -> object:
         """Make a file, or replace its content."""
@@ -62,6 +70,8 @@ class Client(Protocol):
 class OurClient:
     """Files through this library."""
 
+    places: tuple[str, ...] = DIRECTORIES
+
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
         # Makes a directory that somebody removed, which a mount does not.
@@ -81,6 +91,8 @@ class OurClient:
 
 class MountClient:
     """Files below a mount point."""
+
+    places: tuple[str, ...] = _KEPT
 
     def __init__(self, point: str) -> None:
         self._point = point
@@ -148,8 +160,8 @@ class Member(threading.Thread):
         steps = [self._write] * 4 + [self._append, self._rename, self._link, self._read] * 2
         steps += [self._unlink] * 3 + [self._make]
         if isinstance(self._client, OurClient):
-            # Not through a mount: on MySQL the official client looks into a directory as it was
-            # before its transaction, and removes it with what others put there meanwhile.
+            # Not through a mount: there the official client looks into a directory as it was before
+            # its transaction, and removes it with what others put there meanwhile.
             steps.append(self._remove)
         try:
             while time.time() < self._stop_s and not self.failure:
@@ -158,7 +170,8 @@ class Member(threading.Thread):
                     self._unlink()
                 self._random.choice(steps)()
         except Exception as error:  # shown by the test
-            self.failure = f"{self.log[-3:]}: {error!r}"
+            where = getattr(error, "filename", "")
+            self.failure = f"{self.log[-3:]}: {error!r} {where}, {time.time():.3f}"
 
     def expected(self) -> dict[str, int]:
         """Return the checksum of the content that each path must have."""
@@ -177,7 +190,7 @@ class Member(threading.Thread):
 
     def _new_path(self) -> str:
         self._number += 1
-        return f"{self._random.choice(DIRECTORIES)}/{self.name}-{self._number}"
+        return f"{self._random.choice(self._client.places)}/{self.name}-{self._number}"
 
     def _content(self) -> bytes:
         return self._random.randbytes(self._random.choice([0, 10, 5000, 70_000]))
@@ -226,7 +239,7 @@ class Member(threading.Thread):
         self._try(lambda: self._client.make(path), "mkdir", path)
 
     def _remove(self) -> None:
-        path = self._random.choice(DIRECTORIES)
+        path = self._random.choice(_REMOVED)
         self._try(lambda: self._client.remove(path), "rmdir", path)
 
     def _first(self, path: str) -> str:

@@ -164,7 +164,7 @@ class Postgres(SqlServer):
                         cursor = connection.cursor(binary=True)
                         cursors.append(cursor.execute(*statement))
             return [
-                Answer(cursor.fetchall() if cursor.description else [], cursor.rowcount)
+                Answer(cursor.fetchall() if cursor.rownumber is not None else [], cursor.rowcount)
                 for cursor in cursors
             ]
         except driver.Error as error:

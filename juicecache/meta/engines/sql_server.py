@@ -16,6 +16,8 @@ Connection: TypeAlias = Any
 Statement: TypeAlias = tuple[str, Sequence[Any]]
 """A text with ``%s`` for each of its parameters."""
 
+COMMIT: Statement = ("COMMIT", ())
+
 
 class Answer(NamedTuple):
     """What a statement brought: its rows, and how many rows it found."""

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from harness import environment
 
 NAMES = (
-    *("cold", "eviction", "large", "local", "meta", "pack", "peers", "ring", "upkeep", "warm"),
+    *("cold", "eviction", "large", "local", "meta", "pack", "peers", "ring", "tracking", "upkeep"),
+    "warm",
 )
 
 

@@ -41,7 +41,7 @@ class MetaAddress:
     table_prefix
         What the tables of this volume are called beyond ``jfs_``; empty for none.
     password
-        From the URL or ``META_PASSWORD``; empty for none.
+        From the URL or the environment; empty for none.
     text
         The URL without its password: safe to show and to store.
     """
@@ -101,10 +101,33 @@ def parse_meta(url: str, environ: Mapping[str, str] = os.environ) -> MetaAddress
             f"metadata address {mask_url(url)!r}: a password stands before '@' or in "
             "META_PASSWORD, not among the options"
         )
-    password = password or environ.get("META_PASSWORD", "")
+    password = password or kept_password(scheme, environ)
     location = f"{user}@{tail}" if user else tail
     prefix = _table_prefix(url, tail.partition("?")[2], strict=False)
     return MetaAddress(scheme, location, prefix, password, f"{scheme}://{location}")
+
+
+def kept_password(scheme: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the password of a database that the environment has, as for the official client.
+
+    ``REDIS_PASSWORD`` for Redis, else ``META_PASSWORD``, else what the file named by
+    ``META_PASSWORD_FILE`` holds, without white space around it.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read.
+    """
+    password = environ.get("REDIS_PASSWORD", "") if scheme in ("redis", "rediss") else ""
+    password = password or environ.get("META_PASSWORD", "")
+    file = environ.get("META_PASSWORD_FILE", "")
+    if password or not file:
+        return password
+    try:
+        with open(file, encoding="utf-8") as text:
+            return text.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"META_PASSWORD_FILE: {file} cannot be read: {error}") from None
 
 
 def _credentials(rest: str) -> tuple[str, str, str]:

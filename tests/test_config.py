@@ -279,6 +279,21 @@ def test_addresses_with_a_password(url: str, text: str, shown: str) -> None:
     assert parse_meta(text, {"META_PASSWORD": "hu@sh"}) == address
 
 
+def test_passwords_of_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("from a file\n")
+    environ = {"META_PASSWORD_FILE": str(file)}
+    assert parse_meta("mysql://me@(host)/db", environ).password == "from a file"
+    environ["META_PASSWORD"] = "meta"
+    assert parse_meta("redis://host/1", environ).password == "meta"
+    environ["REDIS_PASSWORD"] = "redis"
+    assert parse_meta("rediss://host/1", environ).password == "redis"
+    assert parse_meta("postgres://me@host/db", environ).password == "meta"
+    assert parse_meta("redis://:url@host/1", environ).password == "url"
+    with pytest.raises(ConfigError, match="META_PASSWORD_FILE: /none/secret cannot be read"):
+        parse_meta("redis://host/1", {"META_PASSWORD_FILE": "/none/secret"})
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [

@@ -174,26 +174,29 @@ class Lookups:
 
     def extents(
         self, path: str, attr: Attr, indices: Sequence[int], *, again: bool = False
-    ) -> list[list[Extent]]:
-        """Return what is visible in chunks of a file, as of ``attr`` or later.
+    ) -> tuple[Attr, list[list[Extent]]]:
+        """Return what is visible in chunks of a file, and the version: ``attr`` or a later one.
 
         ``again`` drops what memory has: its objects were missing. ``path`` is for errors.
         """
         found = [None if again else self.view.extents(attr, index) for index in indices]
         unknown = [index for index, known in zip(indices, found, strict=True) if known is None]
-        if unknown:
-            inode = attr.inode
+        if not unknown:
+            return attr, [known for known in found if known is not None]
 
-            def body(tx: Transaction) -> tuple[Attr, list[bytes]]:
-                now = tree.getattr(tx, inode)
-                return now, [chunks.read_chunk(tx, inode, index) for index in unknown]
+        def body(tx: Transaction) -> tuple[Attr, Sequence[int], list[bytes]]:
+            now = tree.getattr(tx, attr.inode)
+            # What memory has of another version does not go together with what is read now.
+            wanted = unknown if now.is_same_version(attr) else indices
+            return now, wanted, [chunks.read_chunk(tx, attr.inode, index) for index in wanted]
 
-            now, records = self._read(path, body)
-            lists = [visible(text) for text in records]
-            self.view.keep_extents(now, unknown, lists)
-            fresh = iter(lists)
-            found = [next(fresh) if known is None else known for known in found]
-        return [known for known in found if known is not None]
+        now, read, records = self._read(path, body)
+        lists = [visible(text) for text in records]
+        self.view.keep_extents(now, read, lists)
+        fresh = dict(zip(read, lists, strict=True))
+        return now, [
+            fresh.get(index, known or []) for index, known in zip(indices, found, strict=True)
+        ]
 
     def get_xattr(self, path: str, name: str) -> bytes:
         """Return the value of an extended attribute; NoAttributeError when absent."""

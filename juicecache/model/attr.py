@@ -101,6 +101,10 @@ class Attr(NamedTuple):
         """Whether this inode is a regular file."""
         return self.type == NodeType.FILE
 
+    def is_same_version(self, other: Attr) -> bool:
+        """Return whether nobody changed the file between the two; reading it is no change."""
+        return self.mtime_ns == other.mtime_ns and self.ctime_ns == other.ctime_ns
+
     @property
     def st_mode(self) -> int:
         """``mode`` with the POSIX type bits, as in ``os.stat_result``."""

@@ -100,7 +100,7 @@ def file_blocks(parts: Parts, path: str) -> tuple[int, int, dict[BlockKey, int]]
     if attr.is_directory:
         raise IsDirectoryError(path)
     count = -(-attr.length // CHUNK_BYTES)
-    lists = parts.meta.extents(path, attr, range(count))
+    _, lists = parts.meta.extents(path, attr, range(count))
     used: dict[BlockKey, int] = {}
     slices = set()
     block_bytes = parts.layout.block_bytes

@@ -9,9 +9,10 @@ from __future__ import annotations
 import mmap
 import os
 
+from juicecache.model.attr import Attr
 from juicecache.model.layout import CHUNK_BYTES
 from juicecache.volume.parts import Parts
-from juicecache.volume.reader import file_attr, read_range_into
+from juicecache.volume.reader import of_one_version, read_range_into
 
 _STEP_BYTES = 16 << 20
 """Read at once: a few blocks load at the same time, and little waits to be copied."""
@@ -19,7 +20,10 @@ _STEP_BYTES = 16 << 20
 
 def map_file(parts: Parts, path: str) -> memoryview:
     """Return a whole file as read-only shared memory; see `Volume.map_file`."""
-    attr = file_attr(parts, path)
+    return of_one_version(parts, path, lambda attr: _mapped(parts, path, attr))
+
+
+def _mapped(parts: Parts, path: str, attr: Attr) -> memoryview:
     if not attr.length:
         return memoryview(b"")  # nothing cannot be mapped
     memory = os.memfd_create("juicecache", os.MFD_CLOEXEC)
@@ -28,7 +32,7 @@ def map_file(parts: Parts, path: str) -> memoryview:
         writable = mmap.mmap(memory, attr.length)
         buffer = memoryview(writable)
         for start in range(0, attr.length, _STEP_BYTES):
-            if parts.meta.extents(path, attr, (start // CHUNK_BYTES,)) == [[]]:
+            if parts.meta.extents(path, attr, (start // CHUNK_BYTES,)) == (attr, [[]]):
                 continue  # a hole: what was never written takes no memory
             stop = min(start + _STEP_BYTES, attr.length)
             read_range_into(parts, attr, path, buffer[start:stop], start, stop)

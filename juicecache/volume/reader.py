@@ -2,17 +2,24 @@
 
 Laws: what the tiers have is never asked of object storage; a missing object first means
 a stale slice list, so it is read again before anybody hears of it; bytes are copied once,
-from the tier into what the caller gets.
+from the tier into what the caller gets; what a path is asked for comes from one version of
+its file.
 """
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from juicecache.cache.tier import as_bytes
-from juicecache.errors import CorruptBlockError, IsDirectoryError, ObjectNotFoundError
+from juicecache.errors import (
+    CorruptBlockError,
+    IsDirectoryError,
+    ObjectNotFoundError,
+    StaleHandleError,
+)
 from juicecache.model.attr import Attr, NodeType
 from juicecache.model.layout import CHUNK_BYTES, BlockKey, BlockSpan, spans
 from juicecache.model.slices import Extent
@@ -20,12 +27,16 @@ from juicecache.volume.flight import Flight
 from juicecache.volume.loading import Gathering, load_missing
 from juicecache.volume.parts import Parts
 
+T = TypeVar("T")
+
 _PLANNED_MAX = 256
 """Files looked up before their loads begin: look-ups would otherwise compete with answers
 for the interpreter, and a longer list should not keep object storage waiting."""
 _MISSING_PAUSES_S = (0.05, 0.2, 1.0, 3.0)
 """Pauses before a missing object is looked for again: first for a slice list that a
 compaction replaced, then for the upload of a mount that commits before it uploads."""
+_CHANGES_MAX = 10
+"""Versions of a file that one read begins with; each time somebody had written a new one."""
 
 
 class RangeRead:
@@ -40,11 +51,18 @@ class RangeRead:
     target
         Where the bytes go: writable, contiguous, of ``stop - start`` bytes, and not to be
         touched by others until `collect_into` returns.
+    exact
+        Read the version that ``attr`` is of, or nothing; else a later one, as an open file does.
+
+    Raises
+    ------
+    StaleHandleError
+        By `plan` and whatever waits: the file is another version, or no longer reaches so far.
     """
 
     __slots__ = (
-        "_arriving", "_missing", "_parts", "_space", "_spans", "_target", "_view", "attr", "path",
-        "start", "stop",
+        "_arriving", "_exact", "_missing", "_parts", "_space", "_spans", "_target", "_view",
+        "attr", "path", "start", "stop",
     )  # fmt: skip
 
     def __init__(
@@ -55,8 +73,11 @@ class RangeRead:
         start: int,
         stop: int,
         target: memoryview | None = None,
+        *,
+        exact: bool = False,
     ) -> None:
         self._parts = parts
+        self._exact = exact
         self.attr = attr
         self.path = path
         self.start = start
@@ -76,7 +97,11 @@ class RangeRead:
     def plan(self, *, again: bool = False) -> None:
         """Find the blocks, from the remembered slice lists or the database."""
         indices = _chunk_indices(self.start, self.stop)
-        lists = self._parts.meta.extents(self.path, self.attr, indices, again=again)
+        now, lists = self._parts.meta.extents(self.path, self.attr, indices, again=again)
+        if now.length < self.stop or (self._exact and not now.is_same_version(self.attr)):
+            raise StaleHandleError(
+                self.path, "the file was changed while it was read; open it again"
+            )
         for index, extents in zip(indices, lists, strict=True):
             self._add_spans(index, extents)
         self._missing = dict.fromkeys(range(len(self._spans)))
@@ -186,7 +211,6 @@ class RangeRead:
                         f"Object storage says: {error.detail}",
                     ) from error
                 time.sleep(pause_s)
-                self.attr = self._parts.meta.attr_of(self.path, self.attr.inode)
                 self._spans, self._arriving, self._view = [], {}, None
                 self.plan(again=True)
                 self.take_cached()
@@ -300,6 +324,16 @@ def lone_part(parts: Parts, attr: Attr, start: int, stop: int) -> tuple[BlockKey
     return parts.layout.block_key(slice_id, number, slice_size), begin, end
 
 
+def of_one_version(parts: Parts, path: str, read: Callable[[Attr], T]) -> T:
+    """Return what ``read`` makes of the attributes of a file, again while others change it."""
+    for _ in range(_CHANGES_MAX - 1):
+        try:
+            return read(file_attr(parts, path))
+        except StaleHandleError:
+            parts.meta.view.forget()
+    return read(file_attr(parts, path))
+
+
 def peek_file(parts: Parts, path: str, start: int | None, stop: int | None) -> bytes | None:
     """Return a range of a file if memory and tiers have all of it, else None; never waits."""
     attr = parts.meta.cached(path, parts.options.open_cache_s)
@@ -318,12 +352,22 @@ def peek_file(parts: Parts, path: str, start: int | None, stop: int | None) -> b
 
 def read_file(parts: Parts, path: str, start: int | None, stop: int | None) -> bytes:
     """Return a range of a file, all its blocks loaded in parallel."""
-    attr = file_attr(parts, path)
-    return read_range(parts, attr, path, *clip(start, stop, attr.length))
+
+    def read(attr: Attr) -> bytes:
+        return read_range(parts, attr, path, *clip(start, stop, attr.length), exact=True)
+
+    return of_one_version(parts, path, read)
 
 
 def read_range(
-    parts: Parts, attr: Attr, path: str, start: int, stop: int, *, whole: bool = False
+    parts: Parts,
+    attr: Attr,
+    path: str,
+    start: int,
+    stop: int,
+    *,
+    whole: bool = False,
+    exact: bool = False,
 ) -> bytes:
     """Return bytes ``[start, stop)`` of an inode; the bounds must lie inside the file."""
     part = lone_part(parts, attr, start, stop)
@@ -331,7 +375,8 @@ def read_range(
         view = parts.tiers.get(*part) or _fetched(parts, part)
         if view is not None:
             return as_bytes(view)
-    return _gather(parts, attr, path, start, stop, is_missing=part is not None, whole=whole)
+    read = RangeRead(parts, attr, path, start, stop, exact=exact)
+    return _gather(parts, read, is_missing=part is not None, whole=whole)
 
 
 def _fetched(parts: Parts, part: tuple[BlockKey, int, int]) -> memoryview | None:
@@ -342,18 +387,8 @@ def _fetched(parts: Parts, part: tuple[BlockKey, int, int]) -> memoryview | None
         return None  # the long way looks whether the slice list is stale, and names the file
 
 
-def _gather(
-    parts: Parts,
-    attr: Attr,
-    path: str,
-    start: int,
-    stop: int,
-    *,
-    is_missing: bool,
-    whole: bool = False,
-) -> bytes:
+def _gather(parts: Parts, read: RangeRead, *, is_missing: bool, whole: bool = False) -> bytes:
     """Return a range of any form; where it ``is_missing``, the tiers were asked already."""
-    read = RangeRead(parts, attr, path, start, stop)
     read.plan()
     if is_missing or not read.take_cached():
         load_missing(parts, (read,), whole=whole)
@@ -362,27 +397,33 @@ def _gather(
 
 def read_view(parts: Parts, path: str, start: int | None, stop: int | None) -> memoryview:
     """Return a range of a file as a read-only view; see `Volume.read_view`."""
-    attr = file_attr(parts, path)
-    first, last = clip(start, stop, attr.length)
-    part = lone_part(parts, attr, first, last)
-    view = None if part is None else parts.tiers.get(*part) or _fetched(parts, part)
-    if view is None:
-        content = _gather(parts, attr, path, first, last, is_missing=part is not None)
-        view = memoryview(content)
-    return view
+
+    def read(attr: Attr) -> memoryview:
+        first, last = clip(start, stop, attr.length)
+        part = lone_part(parts, attr, first, last)
+        view = None if part is None else parts.tiers.get(*part) or _fetched(parts, part)
+        if view is None:
+            whole = RangeRead(parts, attr, path, first, last, exact=True)
+            view = memoryview(_gather(parts, whole, is_missing=part is not None))
+        return view
+
+    return of_one_version(parts, path, read)
 
 
 def read_into(parts: Parts, path: str, buffer: memoryview, start: int) -> int:
     """Fill a buffer from ``start`` on as far as the file reaches; see `Volume.read_into`."""
-    attr = file_attr(parts, path)
-    first, last = clip(start, None, attr.length)
-    return read_range_into(parts, attr, path, buffer, first, min(last, first + buffer.nbytes))
+
+    def read(attr: Attr) -> int:
+        first, last = clip(start, None, attr.length)
+        return read_range_into(parts, attr, path, buffer, first, min(last, first + buffer.nbytes))
+
+    return of_one_version(parts, path, read)
 
 
 def read_range_into(
     parts: Parts, attr: Attr, path: str, buffer: memoryview, start: int, stop: int
 ) -> int:
-    """Put bytes ``[start, stop)`` of an inode into the start of ``buffer``; return how many."""
+    """Put bytes ``[start, stop)`` of one version into the start of ``buffer``; return how many."""
     target = buffer[: stop - start]
     part = lone_part(parts, attr, start, stop)
     if part is not None:
@@ -391,7 +432,7 @@ def read_range_into(
         if (view := _fetched(parts, part)) is not None:
             target[:] = view
             return stop - start
-    read = RangeRead(parts, attr, path, start, stop, target)
+    read = RangeRead(parts, attr, path, start, stop, target, exact=True)
     read.plan()
     if part is not None or not read.take_cached():
         load_missing(parts, (read,))
@@ -413,12 +454,23 @@ def read_many_files(
         gathering.begin()
     gathering.finish()
     results: list[bytes | Exception] = []
-    for outcome in outcomes:
+    for outcome, request in zip(outcomes, requests, strict=True):
         try:
-            results.append(outcome.collect() if isinstance(outcome, RangeRead) else outcome)
+            result = outcome.collect() if isinstance(outcome, RangeRead) else outcome
         except Exception as error:
-            results.append(error)
+            result = error
+        if isinstance(result, StaleHandleError):
+            parts.meta.view.forget()
+            result = _outcome(parts, *request)
+        results.append(result)
     return results
+
+
+def _outcome(parts: Parts, path: str, start: int | None, stop: int | None) -> bytes | Exception:
+    try:
+        return read_file(parts, path, start, stop)
+    except Exception as error:
+        return error
 
 
 def _planned(
@@ -435,7 +487,7 @@ def _planned(
             yield IsDirectoryError(path)
             continue
         try:
-            read = RangeRead(parts, attr, path, *clip(start, stop, attr.length))
+            read = RangeRead(parts, attr, path, *clip(start, stop, attr.length), exact=True)
             read.plan()
             yield read.collect() if read.take_cached() else read
         except Exception as error:

@@ -10,8 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from juicecache.errors import CorruptBlockError, ObjectNotFoundError, ObjectUnavailableError
+from juicecache.errors import (
+    CorruptBlockError,
+    ObjectNotFoundError,
+    ObjectUnavailableError,
+    StaleHandleError,
+)
 from juicecache.meta.chunks import NewSlice
+from juicecache.meta.lookups import Lookups
+from juicecache.model.layout import CHUNK_BYTES
 from juicecache.model.slices import SliceRecord
 from juicecache.runtime import loop_thread
 from juicecache.volume import reader
@@ -493,3 +500,65 @@ def test_what_was_evicted_on_request_is_loaded_whole_again(big_site, content):
         assert {path: volume.read_file(path) for path in files} == files
         after = volume.stats().blocks
         assert (after.loads - before.loads, after.range_gets) == (4, 0)
+
+
+# ------------------------------------------------- files that others change meanwhile
+
+
+@pytest.fixture
+def changing(site, content, monkeypatch):
+    """Return a client that is overtaken once, between attributes and slice lists, by a writer."""
+    old = site.open(cache_size=0)
+    old.write_file("/file", content(100))
+    old.truncate("/file", CHUNK_BYTES)
+    with old.open("/file", "ab") as file:
+        file.write(content(1000))
+    volume, extents = site.open(), Lookups.extents
+
+    def change(body: bytes) -> None:
+        waiting = [body]
+
+        def overtaken(lookups, *args, **switches):
+            if lookups is volume.parts().meta and waiting:
+                old.write_file("/file", waiting.pop())
+            return extents(lookups, *args, **switches)
+
+        monkeypatch.setattr(Lookups, "extents", overtaken)
+
+    return volume, change
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda volume: volume.read_file("/file"),
+        lambda volume: bytes(volume.read_view("/file")),
+        lambda volume: bytes(volume.map_file("/file")),
+        lambda volume: volume.read_files([("/file", None, None)])[0],
+        lambda volume: (target := bytearray(3 * CHUNK_BYTES))[: volume.read_into("/file", target)],
+    ],
+    ids=["file", "view", "map", "files", "into"],
+)
+@pytest.mark.parametrize("chunks", [0, 1])
+def test_a_path_is_read_in_one_version(changing, content, read, chunks):
+    volume, change = changing
+    body = content(chunks * CHUNK_BYTES + 5000)
+    change(body)
+    assert read(volume) == body
+
+
+def test_an_open_file_reads_what_others_append(changing, content):
+    volume, change = changing
+    with volume.open("/file") as file:
+        change(body := content(CHUNK_BYTES + 5000))
+        file.seek(CHUNK_BYTES)
+        assert file.read(10) == body[CHUNK_BYTES : CHUNK_BYTES + 10]
+
+
+def test_an_open_file_that_became_shorter_is_an_error_and_not_zeros(changing, content):
+    volume, change = changing
+    with volume.open("/file") as file:
+        change(content(5000))
+        file.seek(CHUNK_BYTES)
+        with pytest.raises(StaleHandleError, match="changed while it was read"):
+            file.read(10)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from juicecache.addresses import mask_bucket
+from juicecache.addresses import kept_password, mask_bucket
 from juicecache.config import find_volume, remember_volume, storage_keys
 from juicecache.errors import ConfigError
 from juicecache.faces.cli.arguments import (
@@ -104,7 +103,7 @@ def _format(arguments: Namespace, console: Console) -> int:
         if changes:
             setting = change_volume(meta, **changes)
     address = remember_volume(arguments.name, meta)
-    if address.password and "META_PASSWORD" not in os.environ:
+    if address.password and not kept_password(address.scheme):
         console.note("the password of the metadata address is not kept: set META_PASSWORD")
     console.result(
         {"outcome": outcome, "Setting": json.loads(setting.to_json())},

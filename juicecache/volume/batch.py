@@ -396,10 +396,11 @@ class Batch:
         """See to it that somebody looks after what is stored, once there is any."""
         stored = self._waiting or self._files or (self._pack and self._pack.has_stored)
         if self._timer is None and stored:
-            # Weakly: a batch that was forgotten should not live on by its timer.
+            # Weakly: a batch that was forgotten does not live on by its timer, which ends with it.
             self._timer = threading.Timer(_HOLD_EVERY_S, _on_time, (weakref.ref(self),))
             self._timer.name, self._timer.daemon = "juicecache-batch", True
             self._timer.start()
+            weakref.finalize(self, self._timer.cancel).atexit = False
 
     def _stop_watching(self) -> None:
         timer, self._timer = self._timer, None
@@ -411,7 +412,7 @@ class Batch:
         with self._lock:
             if self._ended:
                 return
-            self._timer = None
+            self._stop_watching()
             if self._pack is not None and self._pack.has_stored:
                 self._end_pack()
             while self._waiting and not self._deferred:

@@ -36,7 +36,7 @@ from juicecache.faces.contents import VolumeContents
 from juicecache.faces.listing import info_of, walk_entries
 from juicecache.faces.moving import move, move_pairs, topmost
 from juicecache.model.attr import Attr, NodeType
-from juicecache.runtime import BoundedExecutor
+from juicecache.runtime import BoundedExecutor, collector_paused
 from juicecache.volume.insight import FileLayout, VolumeStats
 from juicecache.volume.volume import Volume, check_name
 from juicecache.volume.warm import WarmReport
@@ -208,7 +208,8 @@ class JuiceCacheFileSystem(VolumeContents):
         head = path.rstrip("/")
         if not detail:
             return [f"{head}/{entry.name}" for entry in entries]
-        return [self._info_of(f"{head}/{name}", attr) for name, attr in entries]
+        with collector_paused():
+            return [self._info_of(f"{head}/{name}", attr) for name, attr in entries]
 
     def exists(self, path: str, **kwargs: Any) -> bool:
         """Return whether the path leads to something; False for a name that cannot exist."""

@@ -18,6 +18,7 @@ from juicecache.meta.paths import ROOT_HERE, join_path, split_path
 from juicecache.meta.view import Snapshot, View
 from juicecache.model.attr import Attr, NodeType
 from juicecache.model.slices import Extent, visible
+from juicecache.runtime import collector_paused
 
 T = TypeVar("T")
 
@@ -120,14 +121,15 @@ class Lookups:
                 except FileError as error:
                     known[path] = error
         if unknown:
-            looked_up = self._read("", lambda tx: _find_all(tx, list(unknown.values())))
-            for path, found in zip(unknown, looked_up, strict=True):
-                if isinstance(found, FileError):
-                    found.locate(path, None)
-                    known[path] = found
-                else:
-                    known[path] = found.attr
-                    self._learn(snapshot, path, *found)
+            with collector_paused():
+                looked_up = self._read("", lambda tx: _find_all(tx, list(unknown.values())))
+                for path, found in zip(unknown, looked_up, strict=True):
+                    if isinstance(found, FileError):
+                        found.locate(path, None)
+                        known[path] = found
+                    else:
+                        known[path] = found.attr
+                        self._learn(snapshot, path, *found)
         return [known[path] for path in paths]
 
     def _learn(self, snapshot: Snapshot, path: str, attr: Attr, records: bytes | None) -> None:

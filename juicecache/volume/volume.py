@@ -32,6 +32,7 @@ from juicecache.meta.xattr import XattrMode
 from juicecache.model.attr import Attr, NodeType, in_trash
 from juicecache.model.setting import Setting
 from juicecache.objects.store import Buffer, ObjectStore
+from juicecache.runtime import collector_paused
 from juicecache.volume import (
     cleaning,
     cloning,
@@ -370,9 +371,10 @@ class Volume:
 
     def list_directory(self, path: str) -> list[Entry]:
         """Return the entries of a directory in name order, with their attributes."""
-        children = self.parts().meta.children(path)
-        # A hundred thousand of them: as `os.fsdecode`, without its call.
-        return [Entry(name.decode("utf-8", "surrogateescape"), attr) for name, attr in children]
+        with collector_paused():
+            children = self.parts().meta.children(path)
+            # A hundred thousand of them: as `os.fsdecode`, without its call.
+            return [Entry(name.decode("utf-8", "surrogateescape"), attr) for name, attr in children]
 
     def walk(self, path: str = "/") -> Iterator[tuple[str, list[Entry]]]:
         """Iterate over the directories at and below ``path``, top down, each with its entries."""

@@ -88,7 +88,10 @@ class RedisEngine(Engine):
         sound = False
         try:
             tx = RedisTransaction(
-                self._codecs(), lambda commands: self._link.ask(connection, commands), self._lengths
+                self._codecs(),
+                lambda commands: self._link.ask(connection, commands),
+                lambda commands: self._link.ask_ahead(connection, commands),
+                self._lengths,
             )
             result = body(tx)
             if tx.writes and not writable:

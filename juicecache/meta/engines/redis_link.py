@@ -8,7 +8,8 @@ Laws:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, unquote
 
@@ -136,14 +137,47 @@ class RedisLink:
         JuicecacheError
             The server refused one of them.
         """
+        self._send(connection, commands)
+        return self._replies(connection, len(commands))
+
+    def ask_ahead(self, connection: Connection, commands: Iterable[Command]) -> Generator[Any]:
+        """Iterate over the replies to commands, each sent before the one before is answered.
+
+        So the server works while a reply is understood here. To be closed, so that no reply
+        stays behind; raises like `ask`.
+        """
+        waiting = 0
+        try:
+            for command in commands:
+                self._send(connection, (command,))
+                waiting += 1
+                if waiting > 1:
+                    waiting -= 1
+                    yield self._replies(connection, 1)[0]
+            while waiting:
+                waiting -= 1
+                yield self._replies(connection, 1)[0]
+        finally:
+            while waiting:
+                waiting -= 1
+                with suppress(JuicecacheError):
+                    self._replies(connection, 1)
+
+    def _send(self, connection: Connection, commands: Sequence[Command]) -> None:
         driver = self._driver
-        refused: Exception | None = None
-        replies = []
         try:
             connection.send_packed_command(
                 [b"".join(map(self._pack, commands))], check_health=False
             )
-            for _ in commands:
+        except (driver.ConnectionError, driver.TimeoutError, OSError) as error:
+            raise ConnectionError(str(error)) from error
+
+    def _replies(self, connection: Connection, count: int) -> list[Any]:
+        driver = self._driver
+        refused: Exception | None = None
+        replies = []
+        try:
+            for _ in range(count):
                 try:
                     replies.append(connection.read_response())
                 except driver.ResponseError as error:

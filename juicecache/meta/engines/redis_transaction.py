@@ -7,7 +7,8 @@ is kept under. Nothing is sent that writes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from typing import Any, cast
 
@@ -71,10 +72,12 @@ class RedisTransaction(Transaction):
         self,
         codecs: dict[type, Codec],
         ask: Callable[[Sequence[Command]], list[Any]],
+        ask_ahead: Callable[[Iterable[Command]], Generator[Any]],
         lengths: dict[int, int],
     ) -> None:
         super().__init__()
         self.ask = ask
+        self._ask_ahead = ask_ahead
         self._codecs = codecs
         self._lengths = lengths
         self._ready: dict[Command, Any] = {}
@@ -372,25 +375,42 @@ class RedisTransaction(Transaction):
 
     def find_many(self, paths: Sequence[Sequence[bytes]]) -> list[Found | None]:
         root = b"%d" % ROOT_INODE
-        found: list[Found | None] = []
-        for first in range(0, len(paths), _PATHS_BATCH):
-            batch = paths[first : first + _PATHS_BATCH]
-            replies = self._run_find([[root, *names] for names in batch], b"1")
-            for names, (entry, value, records, directory, count, _, _) in zip(
-                batch, replies, strict=True
-            ):
-                attr = None if entry is None else unpack_attr(unpack_edge(entry)[1], value)
-                if attr is None or count < len(names):
-                    self._followed[tuple(names)] = attr, int(directory), count
-                    found.append(None)
-                else:
-                    found.append(Found(attr, records))
-        return found
+        batches = [
+            paths[first : first + _PATHS_BATCH] for first in range(0, len(paths), _PATHS_BATCH)
+        ]
+        commands = [
+            self._find_command([[root, *names] for names in batch], b"1") for batch in batches
+        ]
+        if len(commands) == 1:
+            return self._founds(batches[0], self.ask(commands)[0])
+        with closing(self._ask_ahead(commands)) as replies:
+            return [
+                found
+                for batch, reply in zip(batches, replies, strict=True)
+                for found in self._founds(batch, reply)
+            ]
+
+    def _founds(
+        self, paths: Sequence[Sequence[bytes]], reply: list[list[Any]]
+    ) -> list[Found | None]:
+        founds: list[Found | None] = []
+        for names, (entry, value, records, directory, count, _, _) in zip(
+            paths, reply, strict=True
+        ):
+            attr = None if entry is None else unpack_attr(unpack_edge(entry)[1], value)
+            if attr is None or count < len(names):
+                self._followed[tuple(names)] = attr, int(directory), count
+                founds.append(None)
+            else:
+                founds.append(Found(attr, records))
+        return founds
+
+    def _find_command(self, paths: list[list[bytes]], records: bytes) -> Command:
+        prefix, argument = self._codecs[Attr].name(""), script_argument(paths)
+        return (b"EVALSHA", _FIND_SHA, 1, self.route, prefix, argument, records)
 
     def _run_find(self, paths: list[list[bytes]], records: bytes) -> list[list[Any]]:
-        prefix, argument = self._codecs[Attr].name(""), script_argument(paths)
-        command = (b"EVALSHA", _FIND_SHA, 1, self.route, prefix, argument, records)
-        (replies,) = self.ask([command])
+        (replies,) = self.ask([self._find_command(paths, records)])
         return cast("list[list[Any]]", replies)
 
     def children(

@@ -278,10 +278,8 @@ class SqlTransaction(Transaction):
         """Find names of one directory, each for its place in ``found``; one round trip."""
         names = list(dict.fromkeys(name for _, name in wanted))
         statements: list[Statement] = [
-            (f"{self._sql.names}({', '.join(['%s'] * len(some))})", (directory, *some))
-            for some in (
-                names[first : first + _KEYS_MAX] for first in range(0, len(names), _KEYS_MAX)
-            )
+            self._sql.find_names(directory, names[first : first + _KEYS_MAX])
+            for first in range(0, len(names), _KEYS_MAX)
         ]
         width = len(Attr._fields)
         known = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,9 +134,39 @@ def against_the_mount(kind: str, folder: Path) -> Report:
     return report
 
 
+def many_small(kind: str, folder: Path) -> list[str]:
+    """Return what a client does that was just opened, until it can read each of very many files."""
+    meta = fresh_url(kind, folder)
+    juicecache.format_volume(
+        meta, "bench", bucket=str(folder / f"many-{kind}"), trash_days=0, remember=False
+    )
+    with juicecache.open_volume(meta, cache_size=0) as volume, volume.batch() as batch:
+        for number in range(SMALL):
+            batch.write(f"/many/{number}", b"x" * 100)
+    listing, lists = [], []
+    for _ in range(5):
+        fs = juicecache.JuiceCacheFileSystem(meta=meta, cache_size=0, skip_instance_cache=True)
+        started = time.perf_counter()
+        paths = [info["name"] for info in fs.ls("/many", detail=True)]
+        listed = time.perf_counter()
+        fs.volume.parts().meta.resolve_many(paths)
+        listing.append(listed - started)
+        lists.append(time.perf_counter() - listed)
+        fs.volume.close()
+    both = statistics.median(map(sum, zip(listing, lists, strict=True)))
+    return [
+        *(kind, f"{statistics.median(listing):.1f} s", f"{statistics.median(lists):.1f} s"),
+        f"{both:.1f} s",
+    ]
+
+
 def main() -> list[Report]:
     reports = []
     for kind in SHARED_KINDS:
         with scratch() as folder:
             reports.append(against_the_mount(kind, folder))
-    return reports
+    many = Report(f"A directory of {SMALL:,} small files, new client")
+    head = ["engine", "`ls(detail=True)`", "attributes and slice lists, by their paths", "both"]
+    with scratch() as folder:
+        many.table(head, [many_small(kind, folder) for kind in SHARED_KINDS])
+    return [*reports, many]

@@ -234,7 +234,9 @@ def test_many_paths_are_one_transaction(meta, engine, monkeypatch):
     assert isinstance(found[22], NotDirectoryError)
     assert isinstance(found[23], InvalidNameError)
     engine.close()  # the slice lists came along
-    assert [meta.extents("", attr, [0])[1][0][0].length for attr in found[:20]] == list(range(10, 30))
+    assert [meta.extents("", attr, [0])[1][0][0].length for attr in found[:20]] == list(
+        range(10, 30)
+    )
 
 
 @pytest.mark.parametrize("head", ["/d/", "/", "/link/", "d/", "/d//"])

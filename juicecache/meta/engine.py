@@ -414,8 +414,8 @@ class Engine(ABC):
     def sweep(self, table: type[RowT], *, page: int) -> Iterator[list[RowT]]:
         """Iterate over the rows of a whole table, about ``page`` at a time, each read on its own.
 
-        A row that is there all the while comes at least once, in no order that is promised;
-        one that comes or goes meanwhile may be missed. Memory is bounded by the page.
+        A row that is there all the while comes once, in no order that is promised; one that
+        comes or goes meanwhile may be missed. Memory is bounded by the page.
         """
         after: Key | None = None
 

@@ -1,4 +1,4 @@
-"""Counts of slices, whatever their number: what does not fit into memory goes to a temporary file.
+"""Counts of slices, and what was seen, of any number: in a temporary file, not in memory.
 
 A volume has a slice for each file and more, so that a plain dictionary of them would need
 gigabytes where there are tens of millions.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from heapq import merge
 from itertools import groupby
 from operator import itemgetter
@@ -85,6 +85,32 @@ class SliceTally:
         )
         self._spilled.execute("COMMIT")
         self._held.clear()
+
+
+class Seen:
+    """Which keys have been met before. One thread at a time; `close` it."""
+
+    def __init__(self) -> None:
+        self._keys = scratch_table("key BLOB", "key")
+
+    def add(self, keys: Iterable[bytes]) -> None:
+        """Remember keys."""
+        self._keys.execute("BEGIN")
+        self._keys.executemany("INSERT OR IGNORE INTO scratch VALUES (?)", ((key,) for key in keys))
+        self._keys.execute("COMMIT")
+
+    def unmet(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Return, once each, the keys that were not added yet."""
+        find = "SELECT 1 FROM scratch WHERE key = ?"
+        return [
+            key
+            for key in dict.fromkeys(keys)
+            if self._keys.execute(find, (key,)).fetchone() is None
+        ]
+
+    def close(self) -> None:
+        """Forget everything. Safe to call twice."""
+        self._keys.close()
 
 
 def joined(

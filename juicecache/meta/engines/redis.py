@@ -15,6 +15,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any, TypeVar, cast
 
 from juicecache.addresses import MetaAddress
@@ -33,11 +34,12 @@ from juicecache.meta.engines.redis_codec import (
 from juicecache.meta.engines.redis_erase import erase_page
 from juicecache.meta.engines.redis_link import MovedError, RedisLink
 from juicecache.meta.engines.redis_scripts import COMMIT, FIND
-from juicecache.meta.engines.redis_transaction import RedisTransaction
+from juicecache.meta.engines.redis_transaction import Page, RedisTransaction
 from juicecache.meta.rows import (
     SETTING,
     Record,
 )
+from juicecache.meta.tally import Seen
 
 T = TypeVar("T")
 
@@ -140,22 +142,26 @@ class RedisEngine(Engine):
             would be missed.
         """
         cursor, run = b"0", b""
-        while True:
+        # A scan tells some keys again when the server makes its table larger or smaller meanwhile.
+        with closing(Seen()) as seen:
+            while True:
 
-            def body(tx: Transaction, cursor: bytes = cursor) -> tuple[bytes, bytes, list[RowT]]:
-                return cast("RedisTransaction", tx).page(table, cursor, page)
+                def body(tx: Transaction, cursor: bytes = cursor) -> Page[RowT]:
+                    return cast("RedisTransaction", tx).page(table, cursor, page, seen.unmet)
 
-            now, cursor, rows = self.read(body)
-            run = run or now
-            if now != run:
-                raise EngineUnavailableError(
-                    f"{self.describe()}: another Redis answers, or it was restarted, and how far "
-                    "its keys were read is not known any more; begin again"
-                )
-            if rows:
-                yield rows
-            if cursor == b"0":
-                return
+                found = self.read(body)
+                # Not before: what is read again, since a connection broke, was not met.
+                seen.add(found.keys)
+                cursor, run = found.cursor, run or found.run
+                if found.run != run:
+                    raise EngineUnavailableError(
+                        f"{self.describe()}: another Redis answers, or it was restarted, and how "
+                        "far its keys were read is not known any more; begin again"
+                    )
+                if found.rows:
+                    yield found.rows
+                if cursor == b"0":
+                    return
 
     def prepare(self) -> None:
         """Check that the database may be written; it needs no tables."""

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
-from typing import Any, cast
+from typing import Any, Generic, NamedTuple, cast
 
 from juicecache.meta.engine import (
     BULK_RECORDS_BYTES,
@@ -61,6 +61,15 @@ _CHUNKS_BEYOND = 16
 """Chunks looked for behind the end of a file: one that was cut keeps those it had."""
 _LENGTHS_MAX = 10_000
 _OWN = "juicecacheTables"
+
+
+class Page(NamedTuple, Generic[RowT]):
+    """A step of a scan: of which run of which server, where it goes on, keys, and their rows."""
+
+    run: bytes
+    cursor: bytes
+    keys: list[bytes]
+    rows: list[RowT]
 
 
 class RedisTransaction(Transaction):
@@ -227,12 +236,19 @@ class RedisTransaction(Transaction):
         rows: list[Row] = []
         cursor = b""
         while cursor != b"0":
-            _, cursor, page = self.page(table, cursor or b"0", _KEYS_BATCH)
-            rows += page
+            page: Page[Row] = self.page(table, cursor or b"0", _KEYS_BATCH)
+            rows += page.rows
+            cursor = page.cursor
         return list({key_of(row): row for row in rows}.values())
 
-    def page(self, table: type, cursor: bytes, size: int) -> tuple[bytes, bytes, list[Any]]:
-        """Return some rows of a class: of which run of which server, and where it goes on.
+    def page(
+        self,
+        table: type[RowT],
+        cursor: bytes,
+        size: int,
+        unmet: Callable[[Iterable[bytes]], list[bytes]] = list,
+    ) -> Page[RowT]:
+        """Return some rows of a class: of those keys of a scan that ``unmet`` returns.
 
         The cursor ``0`` begins and ends.
         """
@@ -242,21 +258,24 @@ class RedisTransaction(Transaction):
             if reads[0][0] == b"HGETALL" and len(reads) == 1:
                 scan: Command = (b"HSCAN", reads[0][1], cursor, b"COUNT", size)
                 (cursor, reply), who = self.ask([scan, WHO])
-                return run_of(who), cursor, list(codec.decode_all((), [reply]))
-            return b"", b"0", list(codec.decode_all((), self.ask(reads)))
+                values = dict(pairs(reply))
+                fields = unmet(values)
+                flat = [part for field in fields for part in (field, values[field])]
+                rows = list(codec.decode_all((), [flat]))
+                return Page(run_of(who), cursor, fields, rows)
+            return Page(b"", b"0", [], list(codec.decode_all((), self.ask(reads))))
         scan = (b"SCAN", cursor, b"MATCH", codec.name("") + codec.pattern, b"COUNT", size)
-        (cursor, names), who, _ = self.ask([scan, WHO, (b"EXISTS", codec.name(NEVER))])
-        run = run_of(who)
+        (cursor, reply), who, _ = self.ask([scan, WHO, (b"EXISTS", codec.name(NEVER))])
+        names = unmet(reply)
         cut = len(codec.name(""))
         keys = [codec.partition_of(name[cut:]) for name in names]
-        whole = len(ALL_TABLES[table].key)
-        if keys and len(keys[0]) == whole:
+        if keys and len(keys[0]) == len(ALL_TABLES[table].key):
             rows = [row for row in self.get_many(table, keys) if row is not None]
-            return run, cursor, rows
-        replies = self.ask([command for key in keys for command in codec.all_reads(key)])
-        found = zip(keys, replies, strict=True)
-        rows = [row for key, reply in found for row in codec.decode_all(key, [reply])]
-        return run, cursor, rows
+        else:
+            replies = self.ask([command for key in keys for command in codec.all_reads(key)])
+            found = zip(keys, replies, strict=True)
+            rows = [row for key, reply in found for row in codec.decode_all(key, [reply])]
+        return Page(run_of(who), cursor, names, rows)
 
     def _chunks(self, inode: int, start: int) -> Iterator[Chunk]:
         """Iterate over the chunks of a file; nothing lists them, so they are looked for."""

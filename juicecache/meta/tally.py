@@ -10,7 +10,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import merge
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from typing import Self, TypeAlias
 
@@ -18,6 +18,8 @@ SliceKey: TypeAlias = tuple[int, int]
 """(slice id, size)."""
 _HELD_MAX = 100_000
 """Counts held in memory: some 20 MB, and few enough writes to the file."""
+_ASKED_MAX = 500
+"""Keys in one query: no build of SQLite takes fewer parameters."""
 
 
 def scratch_table(columns: str, key: str) -> sqlite3.Connection:
@@ -96,17 +98,20 @@ class Seen:
     def add(self, keys: Iterable[bytes]) -> None:
         """Remember keys."""
         self._keys.execute("BEGIN")
-        self._keys.executemany("INSERT OR IGNORE INTO scratch VALUES (?)", ((key,) for key in keys))
+        rows = ((key,) for key in sorted(keys))
+        self._keys.executemany("INSERT OR IGNORE INTO scratch VALUES (?)", rows)
         self._keys.execute("COMMIT")
 
     def unmet(self, keys: Iterable[bytes]) -> list[bytes]:
         """Return, once each, the keys that were not added yet."""
-        find = "SELECT 1 FROM scratch WHERE key = ?"
-        return [
-            key
-            for key in dict.fromkeys(keys)
-            if self._keys.execute(find, (key,)).fetchone() is None
-        ]
+        rest = iter(dict.fromkeys(keys))
+        unmet: list[bytes] = []
+        while some := list(islice(rest, _ASKED_MAX)):
+            places = ", ".join("?" * len(some))
+            found = self._keys.execute(f"SELECT key FROM scratch WHERE key IN ({places})", some)
+            known = {key for (key,) in found}
+            unmet += [key for key in some if key not in known]
+        return unmet
 
     def close(self) -> None:
         """Forget everything. Safe to call twice."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from juicecache.meta import tally
-from juicecache.meta.tally import SliceTally, joined
+from juicecache.meta.tally import Seen, SliceTally, joined
 
 keys = st.tuples(st.integers(1, 2**62), st.integers(0, 2**32 - 1)) | st.tuples(
     st.integers(1, 4), st.integers(0, 2)
@@ -60,3 +61,16 @@ def test_closing_twice_is_safe() -> None:
     counts = SliceTally()
     counts.close()
     counts.close()
+
+
+@given(st.lists(st.lists(st.binary(max_size=2), max_size=8), max_size=8))
+def test_what_was_met_is_met_once(pages: list[list[bytes]]) -> None:
+    met: list[bytes] = []
+    with pytest.MonkeyPatch.context() as patch, closing(Seen()) as seen:
+        patch.setattr(tally, "_ASKED_MAX", 3)
+        for page in pages:
+            new = seen.unmet(page)
+            assert new == seen.unmet(page)  # asking is not meeting
+            seen.add(new)
+            met += new
+    assert met == list(dict.fromkeys(key for page in pages for key in page))

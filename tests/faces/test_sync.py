@@ -16,7 +16,7 @@ import fsspec
 import pytest
 
 from juicecache import format_volume, open_volume
-from juicecache.errors import EntryNotFoundError, InvalidNameError
+from juicecache.errors import ConfigError, EntryNotFoundError, InvalidNameError
 from juicecache.faces.cli.main import main
 from juicecache.faces.sync.item import End, Item, Kind, checked
 from juicecache.faces.sync.local import LocalEnd
@@ -320,6 +320,75 @@ def test_no_file_is_written_outside_of_the_target(tmp_path: Path) -> None:
 def test_a_missing_source_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EntryNotFoundError):
         sync(LocalEnd(str(tmp_path / "nothing")), LocalEnd(str(tmp_path / "target")))
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("", "a/x")])
+def test_nothing_is_copied_into_itself(
+    tmp_path: Path, volume: Volume, one: str, other: str
+) -> None:
+    def ends(name: str) -> list[End]:
+        return [
+            LocalEnd(f"{tmp_path}/tree/{name}"),
+            VolumeEnd(volume, f"/{name}", name),
+            RemoteEnd(f"memory://tree/{name}"),
+        ]
+
+    (tmp_path / "tree/a/b").mkdir(parents=True)
+    (tmp_path / "tree/a/b/file").write_bytes(b"precious")
+    (tmp_path / "link").symlink_to(tmp_path / "tree")
+    pairs = [
+        *zip(ends(one), ends(other), strict=True),
+        (LocalEnd(f"{tmp_path}/link/{one}"), ends(other)[0]),
+    ]
+    for source, target in pairs:
+        with pytest.raises(ConfigError, match="one of them lies in the other"):
+            synchronise(source, target, SyncOptions(delete_src=True, delete_dst=True))
+    assert (tmp_path / "tree/a/b/file").read_bytes() == b"precious"
+    assert not ends("a")[0].overlaps(ends("ab")[0])
+    assert not any(end.overlaps(LocalEnd(f"{tmp_path}/tree")) for end in ends("a")[1:])
+
+
+@pytest.mark.parametrize("dirs", [False, True])
+def test_what_a_link_leads_to_is_never_removed(tmp_path: Path, volume: Volume, dirs: bool) -> None:
+    outside = tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    for name in ("file", "deep/file"):
+        (outside / name).write_bytes(b"precious")
+        volume.write_file(f"/outside/{name}", b"precious")
+    for name in ("from", "to"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "from/kept").write_bytes(b"kept")
+    (tmp_path / "to/folder").symlink_to(outside)
+    (tmp_path / "to/one").symlink_to(outside / "file")
+    volume.make_directory("/to")
+    volume.symlink("../outside", "/to/folder")
+    volume.symlink("../outside/file", "/to/one")
+    for target in (LocalEnd(str(tmp_path / "to")), VolumeEnd(volume, "/to", "/to")):
+        report = synchronise(
+            LocalEnd(str(tmp_path / "from")), target, SyncOptions(delete_dst=True, dirs=dirs)
+        )
+        assert (report.failed, report.copied, report.deleted) == (0, 1, 2 if dirs else 1)
+        left = {item.path for item in target.listed("", follow=False)}
+        assert left == ({"kept"} if dirs else {"kept", "folder"})
+    assert (outside / "file").read_bytes() == (outside / "deep/file").read_bytes() == b"precious"
+    assert volume.read_file("/outside/file") == volume.read_file("/outside/deep/file")
+
+
+def test_a_source_is_emptied_of_what_is_in_it(tmp_path: Path, volume: Volume) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/file").write_bytes(b"precious")
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from/folder").symlink_to(tmp_path / "outside")
+    (tmp_path / "from/one").symlink_to(tmp_path / "outside/file")
+    report = synchronise(
+        LocalEnd(str(tmp_path / "from")),
+        VolumeEnd(volume, "/to", "/to"),
+        SyncOptions(delete_src_after=True),
+    )
+    assert (report.failed, report.copied, report.deleted) == (0, 2, 1)
+    assert [path.name for path in (tmp_path / "from").iterdir()] == ["folder"]
+    assert (tmp_path / "outside/file").read_bytes() == b"precious"
+    assert volume.read_file("/to/folder/file") == b"precious"
 
 
 def test_circles_of_links_end(tmp_path: Path, volume: Volume) -> None:

@@ -32,6 +32,10 @@ class Item(NamedTuple):
         Nanoseconds since 1970; None where the end does not tell.
     mode, uid, gid
         Permission bits and owner; None where the end has none.
+    is_link
+        It is what a symbolic link in this place leads to.
+    is_beyond
+        It is below such a link: not in the tree at all.
     """
 
     path: str
@@ -41,6 +45,8 @@ class Item(NamedTuple):
     mode: int | None = None
     uid: int | None = None
     gid: int | None = None
+    is_link: bool = False
+    is_beyond: bool = False
 
     @property
     def key(self) -> bytes:
@@ -72,6 +78,16 @@ class End(ABC):
         """Return the address for people, without a secret."""
 
     @abstractmethod
+    def place(self) -> tuple[Hashable, tuple[str, ...]]:
+        """Return which file system this is, and the names from its root to ours."""
+
+    def overlaps(self, other: End) -> bool:
+        """Return whether one of two ends is the other, or lies in it."""
+        system, names = self.place()
+        other_system, other_names = other.place()
+        return system == other_system and all(a == b for a, b in zip(names, other_names))  # noqa: B905 - one may be longer
+
+    @abstractmethod
     def listed(self, folder: str, *, follow: bool) -> list[Item]:
         """Return what is in a directory, in any order; nothing where there is none.
 
@@ -100,18 +116,23 @@ class End(ABC):
         top = self.find("")
         if top is None or top.kind is not Kind.DIRECTORY:
             return
-        pending = [(self._ordered("", follow), self.identity(""))]
+        pending = [(self._ordered("", follow), self.identity(""), False)]
         while pending:
-            item = next(pending[-1][0], None)
+            items, _, is_beyond = pending[-1]
+            item = next(items, None)
             if item is None:
                 pending.pop()
-            elif item.kind is not Kind.DIRECTORY:
+                continue
+            if is_beyond:
+                item = item._replace(is_beyond=True)
+            if item.kind is not Kind.DIRECTORY:
                 yield item
             elif enters(item.path):
                 known = self.identity(item.path)
-                if all(known != above for _, above in pending):
+                if all(known != above for _, above, _ in pending):
                     yield item
-                    pending.append((self._ordered(item.path, follow), known))
+                    below = self._ordered(item.path, follow)
+                    pending.append((below, known, is_beyond or item.is_link))
 
     def _ordered(self, folder: str, follow: bool) -> Iterator[Item]:
         return iter(sorted(self.listed(folder, follow=follow), key=lambda item: item.key))
@@ -153,7 +174,7 @@ class End(ABC):
 
     @abstractmethod
     def remove(self, item: Item) -> None:
-        """Remove a file or link, or an empty directory."""
+        """Remove a file or link, or an empty directory; of what a link leads to, the link."""
 
     @abstractmethod
     def read_link(self, path: str) -> str:

@@ -30,6 +30,10 @@ class LocalEnd(End):
     def _at(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{checked(path)}" if path else self._root
 
+    def place(self) -> tuple[str, tuple[str, ...]]:
+        """Return the names from the root of this machine, links followed."""
+        return "local", Path(os.path.realpath(self._root)).parts
+
     def listed(self, folder: str, *, follow: bool) -> list[Item]:
         """Return what is in a directory, in any order."""
         items = []
@@ -41,7 +45,8 @@ class LocalEnd(End):
                 with suppress(FileNotFoundError):  # gone, or a link to nothing
                     item = _item(path, entry.stat(follow_symlinks=follow))
                     if item is not None:
-                        items.append(item)
+                        is_link = follow and entry.is_symlink()
+                        items.append(item._replace(is_link=True) if is_link else item)
         return items
 
     def identity(self, folder: str) -> tuple[int, int]:
@@ -86,9 +91,10 @@ class LocalEnd(End):
         os.makedirs(self._at(path), exist_ok=True)
 
     def remove(self, item: Item) -> None:
-        """Remove a file or link, or an empty directory."""
+        """Remove a file or link, or an empty directory; of what a link leads to, the link."""
         path = self._at(item.path)
-        (os.rmdir if item.kind is Kind.DIRECTORY else os.unlink)(path)
+        is_directory = item.kind is Kind.DIRECTORY and not item.is_link
+        (os.rmdir if is_directory else os.unlink)(path)
 
     def read_link(self, path: str) -> str:
         """Return what a symbolic link leads to."""

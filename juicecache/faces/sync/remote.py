@@ -50,6 +50,10 @@ class RemoteEnd(End):
     def _at(self, path: str) -> str:
         return f"{self._root}/{checked(path)}" if path else self._root or self._fs.root_marker
 
+    def place(self) -> tuple[Any, tuple[str, ...]]:
+        """Return the file system, which knows its equals, and the names from its root."""
+        return self._fs, tuple(filter(None, self._root.split("/")))
+
     def listed(self, folder: str, *, follow: bool) -> list[Item]:
         """Return what is in a directory, in any order."""
         self._fs.invalidate_cache()

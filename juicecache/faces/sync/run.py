@@ -6,6 +6,7 @@ Laws:
 * A run that is interrupted, or killed, leaves whole files; the next one goes on, because the state
   is what the target has.
 * What goes wrong with a file is counted and told, and the others go on.
+* Nothing is removed that is in neither tree: a link goes, and never what it leads to.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-from juicecache.errors import EntryNotFoundError, JuicecacheError
+from juicecache.errors import ConfigError, EntryNotFoundError, JuicecacheError
 from juicecache.faces.sync.batches import Batches
 from juicecache.faces.sync.item import End, Item, Kind, Pair, joined
 from juicecache.faces.sync.options import Chosen, SyncOptions, SyncReport
@@ -185,7 +186,7 @@ class Sync:
 
     def _extra(self, item: Item) -> None:
         """Remove what the source does not have; directories wait until they are empty."""
-        if not self._options.delete_dst or item.kind is Kind.DIRECTORY:
+        if not self._options.delete_dst or item.kind is Kind.DIRECTORY or item.is_beyond:
             return
         if not self._options.dry:
             self._target.remove(item)
@@ -290,6 +291,8 @@ class Sync:
             self._target.set_owner(item.path, item)
 
     def _remove_source(self, item: Item) -> None:
+        if item.is_beyond:
+            return
         if not self._options.dry:
             self._source.remove(item)
         self._count(deleted=1)
@@ -302,6 +305,8 @@ class Sync:
             assert item is not None, "a pair has at least one item"
             try:
                 if source is None and options.delete_dst:
+                    if item.is_beyond:
+                        continue
                     if not options.dry:
                         self._target.remove(item)
                     self._count(deleted=1)
@@ -344,5 +349,15 @@ def synchronise(
     options: SyncOptions,
     progress: Callable[[SyncReport], None] | None = None,
 ) -> SyncReport:
-    """Bring ``target`` into line with ``source``; see `Sync`."""
+    """Bring ``target`` into line with ``source``; see `Sync`.
+
+    Raises
+    ------
+    ConfigError
+        One of them is the other, or lies in it: it would be copied into itself, or deleted.
+    """
+    if source.overlaps(target):
+        raise ConfigError(
+            f"{source} and {target}: one of them lies in the other; sync takes two trees"
+        )
     return Sync(source, target, options, progress).run()

@@ -43,6 +43,10 @@ class VolumeEnd(End):
     def _at(self, path: str) -> str:
         return f"{self._root}/{checked(path)}" if path else self._root or "/"
 
+    def place(self) -> tuple[str, tuple[str, ...]]:
+        """Return the volume, and the names from its root."""
+        return self._volume.setting.uuid, tuple(filter(None, self._root.split("/")))
+
     def listed(self, folder: str, *, follow: bool) -> list[Item]:
         """Return what is in a directory, in any order."""
         items = []
@@ -51,10 +55,11 @@ class VolumeEnd(End):
                 continue
             path = f"{folder}/{name}" if folder else name
             found: Attr | None = attr
-            if follow and attr.type == NodeType.SYMLINK:
+            is_link = follow and attr.type == NodeType.SYMLINK
+            if is_link:
                 found = self._followed(path)
             if found is not None and found.type in _KINDS:
-                items.append(_item(path, found))
+                items.append(_item(path, found)._replace(is_link=is_link))
         return items
 
     def identity(self, folder: str) -> int:
@@ -114,8 +119,8 @@ class VolumeEnd(End):
         self._volume.make_directory(self._at(path), parents=True, exist_ok=True)
 
     def remove(self, item: Item) -> None:
-        """Remove a file or link, or an empty directory."""
-        if item.kind is Kind.DIRECTORY:
+        """Remove a file or link, or an empty directory; of what a link leads to, the link."""
+        if item.kind is Kind.DIRECTORY and not item.is_link:
             self._volume.remove_directory(self._at(item.path))
         else:
             self._volume.unlink(self._at(item.path))

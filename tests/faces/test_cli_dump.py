@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from juicecache import format_volume, open_volume
-from juicecache.config import list_volumes
+from juicecache.config import list_volumes, remember_volume
 from juicecache.faces.cli.main import main
 
 
@@ -36,9 +36,11 @@ def test_a_volume_moves(meta: str, tmp_path: Path, capsys: pytest.CaptureFixture
     told = json.loads(capsys.readouterr().out)
     assert (told["entries"], told["file_bytes"]) == (2, dump.stat().st_size)
     assert told["text_bytes"] == len(gzip.decompress(dump.read_bytes()))
+    remember_volume("volume", meta)
     assert main(["load", target, str(dump)]) == 0
-    out = capsys.readouterr().out
+    out, note = capsys.readouterr()
     assert "volume volume: loaded 2 entries" in out
+    assert f"leads here now, and no longer to {meta}; nobody may use that" in note
     assert "dump has no" not in out
     assert list_volumes()["volume"] == target
     assert main(["cat", "juicecache://volume/deep/f"]) == 0

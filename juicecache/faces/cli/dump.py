@@ -7,7 +7,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from juicecache.config import find_volume, remember_volume
+from juicecache.config import find_volume, list_volumes, remember_volume
 from juicecache.faces.cli.arguments import Command, metadata
 from juicecache.faces.cli.console import Console, size
 
@@ -81,8 +81,14 @@ def _load(arguments: Namespace, console: Console) -> int:
         encrypt_algo=arguments.encrypt_algo,
         progress=lambda entries: console.progress(f"loaded {entries} entries"),
     )
-    remember_volume(report.name, arguments.meta)
+    before = list_volumes().get(report.name)
+    address = remember_volume(report.name, arguments.meta)
     lines = [f"volume {report.name}: loaded {report.entries} entries"]
+    if before not in (None, address.text):
+        console.note(
+            f"juicecache://{report.name}/ leads here now, and no longer to {before}; nobody may "
+            "use that metadata any more"
+        )
     if report.repeated:
         lines.append(f"{report.repeated} directories were in the dump twice and are kept once")
     if report.missing:

@@ -17,6 +17,7 @@ from typing import Any
 
 from juicecache.errors import JuicecacheError
 from juicecache.meta import change_log, compaction, dropping, remove, session, trash
+from juicecache.meta.dropping import SliceKey
 from juicecache.meta.engine import Transaction
 from juicecache.meta.remove import Removed
 from juicecache.meta.rows import Chunk, DelayedSlices, DeletedFile, SliceRef
@@ -29,6 +30,8 @@ from juicecache.volume.repacking import repack
 
 _PAGE = 1000
 """Rows of one read, entries of one removal: a transaction of some ten milliseconds."""
+_DEAD_MAX = 100_000
+"""Dead slices, some 20 MB, for which all chunks are looked through once before they go."""
 _DETACHED_S = 24 * 3600
 """A clone that takes longer than a day has died: the bound of the official client."""
 _ERRORS_MAX = 100
@@ -196,19 +199,32 @@ class Collector:
 
     def collect_dead_slices(self) -> None:
         """Delete the objects of slices without a reference."""
+        dead: list[SliceKey] = []
         for rows in self._engine.sweep(SliceRef, page=_PAGE):
             if self.stop.is_set():
                 return
-            dead = dropping.dead_slices(rows)
-            self._count(dead_slices=len(dead))
-            if dead and self._delete:
-                used = self._mentioned({slice_id for slice_id, _ in dead})
-                for slice_id in sorted(used):
-                    self._fail(f"slice {slice_id}", "it has no reference, yet a file uses it")
-                try:
-                    delete_slices(self.parts, [key for key in dead if key[0] not in used])
-                except JuicecacheError as error:
-                    self._fail("slices without a reference", error)
+            found = dropping.dead_slices(rows)
+            self._count(dead_slices=len(found))
+            dead += found
+            if len(dead) >= _DEAD_MAX:
+                self._delete_dead(dead)
+                dead = []
+        self._delete_dead(dead)
+
+    def _delete_dead(self, dead: list[SliceKey]) -> None:
+        if not dead or not self._delete:
+            return
+        used = self._mentioned({slice_id for slice_id, _ in dead})
+        for slice_id in sorted(used):
+            self._fail(f"slice {slice_id}", "it has no reference, yet a file uses it")
+        free = [key for key in dead if key[0] not in used]
+        for first in range(0, len(free), _PAGE):
+            if self.stop.is_set():
+                return
+            try:
+                delete_slices(self.parts, free[first : first + _PAGE])
+            except JuicecacheError as error:
+                self._fail("slices without a reference", error)
 
     def trim_change_log(self, limit: int) -> None:
         """Remove the lines that the setting no longer wants, ``limit`` in a transaction."""

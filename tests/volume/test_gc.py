@@ -248,6 +248,33 @@ def test_dead_slices_are_pending_until_removed(volume: Volume) -> None:
     assert (objects(volume), scan(volume, SliceRef)) == (set(), [])
 
 
+def test_chunks_are_looked_through_once_for_many_dead_slices(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume.write_file("/file", bytes(10))
+    (used,) = scan(volume, SliceRef)
+    dead = [SliceRef(slice_id, 10, 0) for slice_id in range(5000, 5012)]
+    engine(volume).write(lambda tx: [tx.put(row) for row in [*dead, used._replace(refs=0)]])
+    for row in dead:
+        leak(volume, row.slice_id, 10)
+    monkeypatch.setattr(collector, "_PAGE", 2)
+    monkeypatch.setattr(collector, "_DEAD_MAX", 8)
+    looks = []
+    mentioned = gc._Collector._mentioned
+    monkeypatch.setattr(
+        gc._Collector,
+        "_mentioned",
+        lambda self, ids: looks.append(len(ids)) or mentioned(self, ids),
+    )
+    report = volume.gc(delete=True)
+    assert sum(looks[:2]) == report.dead_slices == 13
+    assert max(looks) >= 5
+    assert [error.partition(":")[0] for error in report.errors] == [f"slice {used.slice_id}"]
+    assert volume.read_file("/file") == bytes(10)
+    assert {row.slice_id for row in scan(volume, SliceRef)} == {used.slice_id}
+    engine(volume).write(lambda tx: tx.put(used))
+
+
 def test_trash_expires(make) -> None:
     volume = make(trash_days=1)
     volume.write_file("/folder/deep/file", bytes(10))

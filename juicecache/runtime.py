@@ -153,6 +153,38 @@ class BoundedExecutor:
             pool.shutdown(wait=wait, cancel_futures=True)
 
 
+class _Collector:
+    """The garbage collector of cycles, off while any thread has a reason."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reasons = 0
+        self._was_on = False
+
+    def pause(self) -> None:
+        with self._lock:
+            if not self._reasons:
+                self._was_on = gc.isenabled()
+                gc.disable()
+            self._reasons += 1
+
+    def go_on(self) -> None:
+        with self._lock:
+            self._reasons -= 1
+            if not self._reasons and self._was_on:
+                gc.enable()
+
+    def after_fork(self) -> None:
+        """Go on in a child: the threads that had a reason are not there."""
+        if self._reasons and self._was_on:
+            gc.enable()
+        self._lock, self._reasons = threading.Lock(), 0
+
+
+_collector = _Collector()
+os.register_at_fork(after_in_child=_collector.after_fork)
+
+
 @contextmanager
 def collector_paused() -> Iterator[None]:
     """Keep the garbage collector of cycles quiet while very many objects are made.
@@ -160,10 +192,8 @@ def collector_paused() -> Iterator[None]:
     With each some ten thousand more it would look through all objects of the process again, a
     third of the time that a large listing takes, and find nothing: none of them is in a cycle.
     """
-    was_on = gc.isenabled()
-    gc.disable()
+    _collector.pause()
     try:
         yield
     finally:
-        if was_on:
-            gc.enable()
+        _collector.go_on()

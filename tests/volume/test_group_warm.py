@@ -67,7 +67,7 @@ def test_owners_load_their_own_blocks_once(open_in_group, files, looped: bool) -
     assert seen[-1] == report
     assert all(one.loaded_blocks <= other.loaded_blocks for one, other in pairwise(seen))
     assert loads(*members) == BLOCKS
-    assert all(loads(member) > 0 for member in members)
+    assert sum(loads(member) > 0 for member in members) > 1  # which of them is left to chance
     assert client.stats().blocks.loads == client.stats().blocks.peer_blocks == 0
 
     again = client.warmup(["/set", "/set/large"])
@@ -88,7 +88,7 @@ def test_a_member_warms_the_others_and_itself(open_in_group, files) -> None:
     report = members[0].warmup(["/"])
     assert (report.loaded_blocks, report.errors) == (BLOCKS, ())
     assert loads(*members) == BLOCKS
-    assert all(loads(member) > 0 for member in members)
+    assert sum(loads(member) > 0 for member in members) > 1  # which of them is left to chance
     assert members[1].warmup(["/"], check=True).cached_blocks == BLOCKS
     assert members[1].warmup(["/"], evict=True).evicted_blocks == BLOCKS
 

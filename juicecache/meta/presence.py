@@ -102,7 +102,10 @@ class Presence:
                 lambda tx: session.open_session(tx, now_s, self._heartbeat_s, info)
             )
             self._beat = threading.Thread(
-                target=self._keep_alive, args=(info,), name="juicecache-heartbeat", daemon=True
+                target=self._keep_alive,
+                args=(self.sid, info),
+                name="juicecache-heartbeat",
+                daemon=True,
             )
             self._beat.start()
             return self.sid
@@ -113,11 +116,11 @@ class Presence:
         Handles that are still open lose what protected their files. Safe to call twice.
         """
         self._stop.set()
-        beat, self._beat = self._beat, None
+        with self._session_lock:
+            beat, self._beat = self._beat, None
+            sid, self.sid = self.sid, 0
         if beat is not None:
             beat.join()
-        with self._session_lock:
-            sid, self.sid = self.sid, 0
         removed: list[int] = []
         done = not sid
         while not done:
@@ -128,24 +131,32 @@ class Presence:
             removed += finished
         return removed
 
-    def _keep_alive(self, info: bytes) -> None:
+    def _keep_alive(self, sid: int, info: bytes) -> None:
         # A little earlier than the period and never in step with other clients.
         while not self._stop.wait(self._heartbeat_s * random.uniform(0.8, 1.0)):
             try:
-                self._renew(info)
+                self._renew(sid, info)
             except Exception as error:  # a thread that dies takes the session with it
-                _log.warning("session %d was not renewed: %r", self.sid, error)
+                _log.warning("session %d was not renewed: %r", sid, error)
 
-    def _renew(self, info: bytes) -> None:
+    def renew(self, sid: int) -> bool:
+        """Make our session anew that others have ended; False where it is not ours any more."""
+        with self._session_lock:
+            if not sid or self.sid != sid:
+                return False
+            self._renew(sid, self._describe())
+            return True
+
+    def _renew(self, sid: int, info: bytes) -> None:
         now_s = self._now_s()
         known = self._engine.write(
-            lambda tx: session.refresh_session(tx, self.sid, now_s, self._heartbeat_s, info)
+            lambda tx: session.refresh_session(tx, sid, now_s, self._heartbeat_s, info)
         )
         if not known:
             _log.warning(
                 "session %d was removed by another client: this process was silent for too "
                 "long, and files it had open without a name are gone",
-                self.sid,
+                sid,
             )
 
     def _now_s(self) -> int:

@@ -100,6 +100,8 @@ def close_session(tx: Transaction, sid: int, now_s: int) -> tuple[list[int], boo
         the session is gone. If not, it held more files than one transaction should finish:
         call again.
     """
+    # Whoever takes a lock for it looks at the row as well: one of the two is first.
+    tx.get(Session, sid, lock=True)
     for lock in tx.locks_of(sid):
         tx.delete(type(lock), *key_of(lock))
     held = [row.inode for row in tx.scan(Sustained, sid, limit=_SUSTAINED_PER_COMMIT + 1)]

@@ -29,6 +29,7 @@ _DAY = 86_400
 _AGES = ((2 * _DAY, 0), (14 * _DAY, _DAY), (60 * _DAY, 7 * _DAY))
 """Up to which age (seconds) one backup is kept in each period of which length; 0 keeps all."""
 _OLD = 30 * _DAY
+_NEWEST = 7
 
 
 class _StoppedError(Exception):
@@ -86,10 +87,11 @@ def back_up(parts: Parts, stop: threading.Event) -> str | None:
 def thin_out(parts: Parts, now: datetime) -> None:
     """Remove backups of which their time has enough others."""
     store = parts.store
-    infos = start(_listed(parts), inline=store.inline).result()
+    prefix = parts.layout.backups_prefix
+    names = [info.name for info in start(_listed(parts), inline=store.inline).result()]
     waiting = [
         start(store.delete(name), inline=store.inline)
-        for name in superfluous([info.name for info in infos], now)
+        for name in superfluous([name for name in names if "/" not in name[len(prefix) :]], now)
     ]
     errors = [error for future in waiting if isinstance(error := future.exception(), ObjectError)]
     if errors:
@@ -101,15 +103,18 @@ async def _listed(parts: Parts) -> list[ObjectInfo]:
 
 
 def superfluous(names: Iterable[str], now: datetime) -> list[str]:
-    """Return the backups that may go: all of two days stay, then the first of each day up to two
-    weeks, of each week up to sixty days, and of each thirty days beyond.
+    """Return the backups that may go.
+
+    All of two days stay, and the newest seven; else the first of each day up to two weeks, of each
+    week up to sixty days, and of each thirty days beyond.
 
     Days and weeks are those of the calendar, so that what stays today stays tomorrow. Objects of
     other names are not ours and are left out.
     """
     kept: set[tuple[int, int]] = set()
     gone = []
-    for when, name in sorted(_dated(names)):
+    # The newest stay whatever their age: after a pause they are all that is near the end of it.
+    for when, name in sorted(_dated(names))[:-_NEWEST]:
         age_s = now.timestamp() - when.timestamp()
         period = next((length for limit, length in _AGES if age_s < limit), _OLD)
         if not period:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from juicecache.errors import JuicecacheError
+from juicecache.errors import JuicecacheError, ObjectError
 from juicecache.meta import dropping
 from juicecache.meta.remove import Removed
 from juicecache.volume.parts import Parts
@@ -36,15 +36,22 @@ def delete_slices(parts: Parts, slices: list[tuple[int, int]]) -> int:
 def clean_files(parts: Parts, inodes: Sequence[int]) -> None:
     """Drop the content of removed files. Safe to repeat and to interrupt at any point."""
     left = list(inodes)
+    failure: ObjectError | None = None
     while left:
         some, rest = left[:_CHUNKS_PER_TRANSACTION], left[_CHUNKS_PER_TRANSACTION:]
-        dead, unfinished = parts.engine.write(
-            lambda tx, some=some: dropping.drop_chunks(  # type: ignore[misc]  # mypy cannot infer a lambda default
-                tx, some, limit=_CHUNKS_PER_TRANSACTION
+        unfinished: list[int] = []
+        try:
+            dead, unfinished = parts.engine.write(
+                lambda tx, some=some: dropping.drop_chunks(  # type: ignore[misc]  # mypy cannot infer a lambda default
+                    tx, some, limit=_CHUNKS_PER_TRANSACTION
+                )
             )
-        )
-        delete_slices(parts, dead)
+            delete_slices(parts, dead)
+        except ObjectError as error:
+            failure = error  # one object that stays does not keep the others
         left = unfinished + rest
+    if failure is not None:
+        raise failure
 
 
 def is_droppable(parts: Parts, removed: Removed) -> bool:

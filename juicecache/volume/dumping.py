@@ -10,7 +10,6 @@ import gzip
 import io
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
@@ -172,6 +171,8 @@ def _opened(target: str | os.PathLike[str] | BinaryIO) -> Iterator[BinaryIO]:
         return
     path = Path(target)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with suppress(FileNotFoundError):
+        os.unlink(part)  # of a process that was killed and had our number
     # It may hold keys: nobody else may read it before its owner has said so.
     descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
@@ -228,18 +229,28 @@ def load_metadata(
     """
     engine = open_engine(meta, read_only=False)
     with nullcontext() if engine is meta else closing(engine), _readable(source) as raw:
-        _make_room(engine)
+        mark = Counter(_LOADING, 1 + secrets.randbits(62))
+        _make_room(engine, mark)
+
+        def guard(tx: Transaction) -> None:
+            if tx.get(Counter, _LOADING, lock=True) != mark:
+                raise ConfigError(
+                    f"{engine.describe()}: another load began here meanwhile, and this one gives up"
+                )
+
         file = _plain(raw, encrypt_rsa_key, encrypt_algo)
         try:
-            loader = Loader(engine, _events(file), progress)
+            loader = Loader(engine, _events(file), guard, progress)
             loader.run()
             setting = loader.setting
             assert setting is not None, "a tree is only read behind the record"
         except BaseException:
-            # An interrupted load would be thrown away by the next one: so why keep it.
-            engine.erase()
+            # An interrupted load would be thrown away by the next one: so why keep it. But what
+            # another one has put in its place is not ours.
+            if engine.read(lambda tx: tx.get(Counter, _LOADING)) == mark:
+                engine.erase()
             raise
-        engine.write(lambda tx: _finish(tx, setting))
+        engine.write(lambda tx: _finish(tx, setting, guard))
         missing = [name for name in ("secret_key", "session_token") if _is_removed(setting, name)]
         return LoadReport(setting.name, loader.entries, loader.repeated, tuple(missing))
 
@@ -257,7 +268,7 @@ def _is_removed(setting: Setting, name: str) -> bool:
     return bool(getattr(setting, name) == REMOVED)
 
 
-def _make_room(engine: Engine) -> None:
+def _make_room(engine: Engine, mark: Counter) -> None:
     """Make the tables of an empty database, or of one with what a load left that was killed."""
     engine.prepare()
     text = engine.setting()
@@ -266,22 +277,29 @@ def _make_room(engine: Engine) -> None:
             f"{engine.describe()} already holds the volume {Setting.parse(text).name!r}: "
             "metadata is loaded into an empty database"
         )
-    if engine.read(lambda tx: tx.get(Counter, _LOADING)) is not None:
+
+    def take_over(tx: Transaction) -> bool:
+        if tx.get(Counter, _LOADING, lock=True) is None:
+            return False
+        tx.put(mark)  # from here on the other one, should it still be alive, writes nothing
+        return True
+
+    if engine.write(take_over):
         engine.erase()
         engine.prepare()
-    now_s = int(time.time())
 
     def body(tx: Transaction) -> None:
         if tx.exists(Attr) or tx.exists(Counter):
             raise ConfigError(
                 f"{engine.describe()} is not empty: it holds rows of a volume whose record is gone"
             )
-        tx.put_new(Counter(_LOADING, now_s))
+        tx.put_new(mark)
 
     engine.write(body)
 
 
-def _finish(tx: Transaction, setting: Setting) -> None:
+def _finish(tx: Transaction, setting: Setting, guard: Callable[[Transaction], None]) -> None:
+    guard(tx)
     tx.put(epoch.new_epoch())
     tx.delete(Counter, _LOADING)
     tx.put_new(Record(SETTING, setting.to_text(_nonce)))

@@ -10,8 +10,12 @@ import random
 import threading
 from collections.abc import Callable
 
+from juicecache.errors import ClosedError
 from juicecache.meta import locks
+from juicecache.meta.context import SessionNeededError
+from juicecache.meta.engine import Transaction
 from juicecache.meta.locks import LockKind, RangeLock
+from juicecache.meta.rows import Session
 from juicecache.volume.parts import Parts
 
 _PAUSE_S = 0.001
@@ -54,7 +58,7 @@ class Locks:
         sid = parts.meta.presence.ensure_session()
 
         def ask() -> bool:
-            return parts.engine.write(lambda tx: locks.flock(tx, sid, inode, owner, kind))
+            return _asked(parts, sid, lambda tx: locks.flock(tx, sid, inode, owner, kind))
 
         return _until(ask, stop)
 
@@ -66,7 +70,7 @@ class Locks:
         sid = parts.meta.presence.ensure_session()
 
         def ask() -> bool:
-            return parts.engine.write(lambda tx: locks.set_plock(tx, sid, inode, owner, lock))
+            return _asked(parts, sid, lambda tx: locks.set_plock(tx, sid, inode, owner, lock))
 
         return _until(ask, stop)
 
@@ -78,6 +82,23 @@ class Locks:
         if found is None:
             return None
         return found[1] if found[0] == sid else found[1]._replace(pid=0)
+
+
+def _asked(parts: Parts, sid: int, body: Callable[[Transaction], bool]) -> bool:
+    """Take a lock for a session that is there: one of a session that ended would stay for ever."""
+
+    def checked(tx: Transaction) -> bool:
+        if tx.get(Session, sid, lock=True) is None:
+            raise SessionNeededError
+        return body(tx)
+
+    try:
+        return parts.engine.write(checked)
+    except SessionNeededError:
+        # Others ended it: this process was silent for too long, and has lost its locks.
+        if not parts.meta.presence.renew(sid):
+            raise ClosedError("the volume is closed") from None
+        return parts.engine.write(checked)
 
 
 def _until(ask: Callable[[], bool], stop: threading.Event | None) -> bool:

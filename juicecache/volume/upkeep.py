@@ -21,7 +21,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from juicecache.errors import JuicecacheError
 from juicecache.meta import leases
 from juicecache.volume.backup import back_up
 from juicecache.volume.collector import Collector
@@ -114,7 +113,7 @@ class Upkeep:
                 return
             try:
                 self._run_job(job, parts)
-            except JuicecacheError as error:
+            except Exception as error:  # a full disk too: the other jobs go on, for years
                 self._note(job, error=str(error))
                 _log.warning("upkeep: %s: %s", job.name, error)
 

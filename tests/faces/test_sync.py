@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from juicecache.faces.sync.remote import RemoteEnd
 from juicecache.faces.sync.run import synchronise
 from juicecache.faces.sync.stored import VolumeEnd
 from juicecache.testing.oracle import assert_clean
+from juicecache.testing.processes import in_child
 from juicecache.volume.volume import Volume
 
 HOUR_NS = 3_600_000_000_000
@@ -69,7 +71,7 @@ def contents(end: End, *, links: bool = False) -> dict[str, bytes]:
     for item in end.walk(lambda path: True, follow=not links):
         if item.kind is Kind.FILE:
             found[item.path] = end.read(item.path, item.size)
-        elif item.kind is Kind.LINK:
+        elif item.kind is Kind.LINK and links:  # else one that leads nowhere
             found[item.path] = b"-> " + os.fsencode(end.read_link(item.path))
     return found
 
@@ -389,6 +391,65 @@ def test_a_source_is_emptied_of_what_is_in_it(tmp_path: Path, volume: Volume) ->
     assert [path.name for path in (tmp_path / "from").iterdir()] == ["folder"]
     assert (tmp_path / "outside/file").read_bytes() == b"precious"
     assert volume.read_file("/to/folder/file") == b"precious"
+
+
+def test_what_a_lost_link_had_stays_at_the_target(tmp_path: Path, volume: Volume) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/file").write_bytes(b"precious")
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from/data").symlink_to(tmp_path / "disk")
+    origin, target = LocalEnd(str(tmp_path / "from")), VolumeEnd(volume, "/to", "/to")
+    assert sync(origin, target).copied == 1
+    (tmp_path / "disk").rename(tmp_path / "away")
+    assert sync(origin, target, delete_dst=True, dirs=True).deleted == 0
+    assert volume.read_file("/to/data/file") == b"precious"
+
+
+def test_a_source_that_changed_is_not_removed(tmp_path: Path, volume: Volume) -> None:
+    (tmp_path / "from").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "from" / name).write_bytes(b"old")
+
+    class Changing(LocalEnd):
+        def read(self, path: str, size: int | None) -> bytes:
+            content = super().read(path, size)
+            if path == "a":
+                (tmp_path / "from/a").write_bytes(b"newer")
+            return content
+
+    options = SyncOptions(delete_src_after=True)
+    report = synchronise(Changing(str(tmp_path / "from")), VolumeEnd(volume, "/to", "/to"), options)
+    assert (report.failed, report.deleted) == (1, 1)
+    assert (tmp_path / "from/a").read_bytes() == b"newer"
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from/large").write_bytes(bytes(1_000_000))
+
+    def copy() -> bool:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+        ends = LocalEnd(str(tmp_path / "from")), LocalEnd(str(tmp_path / "to"))
+        report = synchronise(*ends, SyncOptions(delete_src_after=True, threads=1))
+        return (report.failed, report.copied, report.deleted) != (1, 0, 0)
+
+    assert in_child(copy) == 0
+    assert (tmp_path / "from/large").stat().st_size == 1_000_000
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_one_tree_under_two_names_is_one_tree(tmp_path: Path, volume: Volume) -> None:
+    volume.write_file("/dir/file", b"precious")
+    volume.symlink("dir", "/link")
+    for one, other in (("/./dir", "/dir"), ("/link", "/dir"), ("/dir", "/link/deeper")):
+        with pytest.raises(ConfigError, match="one of them lies in the other"):
+            synchronise(
+                VolumeEnd(volume, one, one),
+                VolumeEnd(volume, other, other),
+                SyncOptions(delete_src=True),
+            )
+    assert volume.read_file("/dir/file") == b"precious"
 
 
 def test_circles_of_links_end(tmp_path: Path, volume: Volume) -> None:

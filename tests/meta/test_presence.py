@@ -91,8 +91,8 @@ def test_the_heartbeat_renews_and_reports_a_session_that_was_lost(engine, clock,
     lost = threading.Event()
 
     class Watched(Presence):
-        def _renew(self, info: bytes) -> None:
-            super()._renew(info)
+        def _renew(self, sid: int, info: bytes) -> None:
+            super()._renew(sid, info)
             (renewed if not caplog.records else lost).set()
 
     presence = Watched(engine, 0.01, clock, "1.4.1")
@@ -113,7 +113,7 @@ def test_the_heartbeat_survives_what_nobody_expects(engine, clock, caplog):
     class Broken(Presence):
         beats = 0
 
-        def _renew(self, info: bytes) -> None:
+        def _renew(self, sid: int, info: bytes) -> None:
             self.beats += 1
             if self.beats == 1:
                 raise ValueError("a clock that stands on its head")

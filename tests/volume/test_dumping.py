@@ -20,6 +20,7 @@ from juicecache.errors import (
     VolumeFormatError,
 )
 from juicecache.meta.acl import ACCESS, DEFAULT
+from juicecache.meta.dump import loading
 from juicecache.meta.engine import Engine
 from juicecache.meta.quota import QuotaKind, count_owners, list_quotas, set_quota
 from juicecache.meta.rows import Counter, DeletedFile
@@ -453,3 +454,69 @@ def test_roots_are_met_nowhere_else(tmp_path: Path) -> None:
             load_metadata(
                 f"sqlite3://{tmp_path}/meta.db", io.BytesIO(document({"a": folder(inode)}))
             )
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"Counters": [1]},
+        {"Counters": {"nextInodes": 2**63 - 1}},
+        {"DelFiles": {"a": 1}},
+        {"DelFiles": [1]},
+        {"Quotas": {"abc": {}}},
+        {"Quotas": [1]},
+        {"Quotas": {"1": 5}},
+    ],
+)
+def test_what_is_of_another_kind_is_refused(kind: str, tmp_path: Path, members: Any) -> None:
+    meta = fresh_url(kind, tmp_path)
+    with pytest.raises(VolumeFormatError):
+        load_metadata(meta, io.BytesIO(document({"f": regular(3)}, **members)))
+    assert load_metadata(meta, io.BytesIO(document({"f": regular(3)}))).entries == 1
+
+
+def test_no_file_has_the_number_of_a_directory(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_BATCH", 1)
+    with pytest.raises(VolumeFormatError, match="inode 5 is of two kinds"):
+        load_metadata(
+            fresh_url(kind, tmp_path), io.BytesIO(document({"a": folder(5), "b": regular(5)}))
+        )
+
+
+def test_a_file_in_the_tree_is_not_among_the_removed(kind: str, tmp_path: Path) -> None:
+    removed = [{"inode": inode, "length": 3, "expire": 1} for inode in (3, 77, 77)]
+    meta = fresh_url(kind, tmp_path)
+    load_metadata(meta, io.BytesIO(document({"f": regular(3)}, DelFiles=removed)))
+    with closing(open_engine(meta, read_only=True)) as engine:
+        assert [row.inode for row in engine.read(lambda tx: list(tx.scan(DeletedFile)))] == [77]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_load_whose_place_was_taken_writes_and_erases_nothing(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    monkeypatch.setattr(loading, "_BATCH", 2)
+    text = document({f"f{number}": regular(number) for number in range(3, 30)})
+    meta = fresh_url(kind, tmp_path)
+
+    def another(entries: int) -> None:
+        if entries == 10:
+            if ends:
+                load_metadata(meta, io.BytesIO(text))
+                return
+            with closing(open_engine(meta, read_only=False)) as engine:
+                kill_at(engine, 5)
+                with pytest.raises(_KilledError):
+                    load_metadata(engine, io.BytesIO(text))
+
+    with pytest.raises(ConfigError, match="another load began here meanwhile"):
+        load_metadata(meta, io.BytesIO(text), progress=another)
+    with closing(open_engine(meta, read_only=True)) as engine:
+        assert (engine.setting() is not None) == ends
+    if ends:
+        assert sums_wrong(meta) == []
+    else:
+        load_metadata(meta, io.BytesIO(text))
+        assert sums_wrong(meta) == []

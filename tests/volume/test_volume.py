@@ -240,7 +240,7 @@ def test_a_full_quota_stops_growth_and_names_the_path(site):
 
 
 def test_a_feature_switched_on_meanwhile_is_noticed_with_the_next_heartbeat(site):
-    options = dataclasses.replace(site.options(), heartbeat_s=0.0)
+    options = dataclasses.replace(site.options(), heartbeat_s=0.0, no_bgjob=True)
     with Volume(site.meta, options) as volume:
         volume.write_file("/file", b"x")
         change_record(site, ChangeLog=True)

@@ -12,6 +12,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from juicecache.errors import (
@@ -29,6 +30,7 @@ from juicecache.faces.cli.arguments import (
     open_place,
 )
 from juicecache.faces.cli.console import Console, name_shown, size
+from juicecache.faces.sync.stored import canonical
 from juicecache.model.attr import NodeType
 from juicecache.volume.volume import Volume
 
@@ -119,6 +121,19 @@ def _is_directory(copying: _Copying, place: Place) -> bool:
         return False
 
 
+def _is_inside(copying: _Copying, place: Place, directory: Place) -> bool:
+    """Return whether a place is a directory or lies in it, links followed; of one volume."""
+    if not place.volume:
+        names, others = (
+            Path(os.path.realpath(place.path)).parts,
+            Path(os.path.realpath(directory.path)).parts,
+        )
+    else:
+        volume = copying.volumes[place.volume]
+        names, others = canonical(volume, place.path), canonical(volume, directory.path)
+    return names[: len(others)] == others
+
+
 def _copy(copying: _Copying, source: Place, target: Place, *, recursive: bool) -> None:
     """Copy one source, a directory with all that is below it."""
     if source == target:
@@ -126,8 +141,7 @@ def _copy(copying: _Copying, source: Place, target: Place, *, recursive: bool) -
     directory = _is_directory(copying, source)
     if directory and not recursive:
         raise IsDirectoryError(str(source), "a directory: --recursive copies it")
-    inside = f"{target.path.rstrip('/')}/".startswith(f"{source.path.rstrip('/')}/")
-    if directory and source.volume == target.volume and source.volume and inside:
+    if directory and source.volume == target.volume and _is_inside(copying, target, source):
         raise InvalidNameError(str(target), "a directory cannot be copied into itself")
     for item in _items(copying, source) if directory else [_single(copying, source)]:
         origin = source.below(item.relative) if item.relative else source

@@ -142,7 +142,7 @@ def remove_place(
     before: int,
 ) -> int:
     """Remove what is at and below a place; return how many entries, ``before`` not included."""
-    if not place.name:
+    if not [name for name in place.path.split("/") if name not in ("", ".")]:
         raise AccessDeniedError(str(place), "the whole volume: name the entries to remove")
     directory = volume.stat(place.path, follow=False).is_directory
     if directory and not recursive:

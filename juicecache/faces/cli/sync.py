@@ -10,6 +10,7 @@ from time import time
 from typing import Any
 
 from juicecache.addresses import VOLUME_SCHEMES
+from juicecache.errors import ConfigError
 from juicecache.faces.cli.arguments import (
     Command,
     add_meta_flag,
@@ -187,7 +188,9 @@ def _end(arguments: Namespace, text: str, volumes: dict[str, Volume], stack: Exi
         if place.volume not in volumes:
             volumes[place.volume] = stack.enter_context(open_place(arguments, place.volume))
         return VolumeEnd(volumes[place.volume], place.path, text)
-    if not mark or scheme == "file":
+    if not (rest if mark else text):
+        raise ConfigError(f"the address {text!r} names no place")
+    if not mark or scheme in ("file", "local"):
         return LocalEnd(rest if mark else text)
     return RemoteEnd(text)
 

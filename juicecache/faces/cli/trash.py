@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import Any
 
 from juicecache.faces.cli.arguments import METADATA_ONLY, Command, add_metadata, open_meta
 from juicecache.faces.cli.console import Console, name_shown, size, table
 
+_HOUR = re.compile(r"\d{4}-\d{2}-\d{2}-\d{2}")
+
 _SHOWN_MAX = 1000
 """Entries that people see; --json has all."""
+
+
+def _hour(text: str) -> str:
+    if not _HOUR.fullmatch(text):
+        raise ArgumentTypeError(f"{text!r} is no hour like 2006-01-02-15")
+    return text
 
 
 def _configure(parser: ArgumentParser) -> None:
@@ -24,6 +33,7 @@ def _configure(parser: ArgumentParser) -> None:
         "hours",
         metavar="HOUR",
         nargs="*",
+        type=_hour,
         help="when it was removed, as YYYY-MM-DD-HH in UTC (default: all hours)",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from juicecache.faces.sync.item import End, Item, Kind, checked
 
 _PART = ".juicecache-sync-"
 """What unfinished files begin with: no items. Those that a killed run left may be removed."""
+_numbers = itertools.count()
 
 
 class LocalEnd(End):
@@ -42,11 +44,15 @@ class LocalEnd(End):
                 if entry.name.startswith(_PART):
                     continue
                 path = f"{folder}/{entry.name}" if folder else entry.name
-                with suppress(FileNotFoundError):  # gone, or a link to nothing
+                is_link = follow and entry.is_symlink()
+                try:
                     item = _item(path, entry.stat(follow_symlinks=follow))
-                    if item is not None:
-                        is_link = follow and entry.is_symlink()
-                        items.append(item._replace(is_link=True) if is_link else item)
+                except OSError:
+                    if is_link:  # it leads nowhere, or in a circle
+                        items.append(Item(path, Kind.LINK))
+                    continue
+                if item is not None:
+                    items.append(item._replace(is_link=True) if is_link else item)
         return items
 
     def identity(self, folder: str) -> tuple[int, int]:
@@ -72,14 +78,15 @@ class LocalEnd(End):
     def store(self, path: str, pieces: Iterable[bytes], size: int | None) -> None:
         """Make a file from pieces, whole or not at all."""
         target = self._at(path)
-        folder, name = os.path.split(target)
+        folder = os.path.dirname(target)
         os.makedirs(folder, exist_ok=True)
         if os.path.isdir(target):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
         # As short as it may be: the name of the file can have the full length already.
-        part = os.path.join(folder, f"{_PART}{os.getpid()}-{abs(hash(name)) % 10**9}")
+        part = os.path.join(folder, f"{_PART}{os.getpid()}-{next(_numbers)}")
         try:
-            with open(part, "wb", buffering=0) as file:
+            # Buffered: a raw file takes a part of a piece, and says so to nobody, on a full disk.
+            with open(part, "wb") as file:
                 file.writelines(pieces)
             os.replace(part, target)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -20,6 +21,7 @@ _WHOLE = frozenset(
 """Protocols whose files appear when they are complete; of others a file is renamed at its end."""
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 """What file systems call the time of the last change."""
+_numbers = itertools.count()
 
 
 class RemoteEnd(End):
@@ -60,6 +62,8 @@ class RemoteEnd(End):
         try:
             entries = self._fs.ls(self._at(folder), detail=True)
         except (FileNotFoundError, NotADirectoryError):
+            if folder:
+                raise  # it was listed a moment ago: what is not known is not empty
             return []
         here = self._at(folder).strip("/")
         items = []
@@ -107,7 +111,7 @@ class RemoteEnd(End):
         if self._is_whole:
             self._write(target, pieces)
             return
-        part = f"{self._fs._parent(target)}/.juicecache-sync-{os.getpid()}-{abs(hash(path))}"
+        part = f"{self._fs._parent(target)}/.juicecache-sync-{os.getpid()}-{next(_numbers)}"
         try:
             self._write(part, pieces)
             self._fs.mv(part, target)

@@ -69,6 +69,7 @@ class Sync:
         self._batches = Batches(target, self._finish, self._fail)
         self._now_ns = time.time_ns()
         self._directories: list[Pair] = []
+        self._protected: set[str] = set()
 
     def run(self) -> SyncReport:
         """Do it and return what was done.
@@ -84,6 +85,9 @@ class Sync:
                 for pair in self._pairs():
                     if self._stop.is_set():
                         break
+                    if pair.source is not None and self._is_nowhere(pair.source):
+                        # What the target has in its place stays: a disk may just not be there.
+                        self._protected.add(pair.source.path)
                     if not self._is_wanted(pair):
                         continue
                     if self._is_directory(pair):
@@ -91,6 +95,7 @@ class Sync:
                     waiting.acquire()
                     pool.submit(self._handle, pair).add_done_callback(lambda _: waiting.release())
                     self._progress(self.report)
+                pool.shutdown()
             except BaseException:
                 self._stop.set()
                 pool.shutdown(cancel_futures=True)
@@ -121,6 +126,16 @@ class Sync:
                     left -= self._is_wanted(pair)
                 yield pair
 
+    def _is_nowhere(self, item: Item | None) -> bool:
+        """Return whether an item is a link that leads nowhere, where links are followed."""
+        return item is not None and item.kind is Kind.LINK and not self._options.links
+
+    def _is_protected(self, path: str) -> bool:
+        names = path.split("/")
+        return bool(self._protected) and any(
+            "/".join(names[:count]) in self._protected for count in range(1, len(names) + 1)
+        )
+
     def _enters(self, path: str) -> bool:
         return self._rules.enters(path) and (self._chosen is None or self._chosen.enters(path))
 
@@ -129,7 +144,7 @@ class Sync:
         item = pair.source or pair.target
         assert item is not None, "a pair has at least one item"
         options = self._options
-        if self._is_directory(pair) and not options.dirs:
+        if self._is_nowhere(pair.source) or (self._is_directory(pair) and not options.dirs):
             return False
         if not item.path:
             return True
@@ -188,6 +203,8 @@ class Sync:
         """Remove what the source does not have; directories wait until they are empty."""
         if not self._options.delete_dst or item.kind is Kind.DIRECTORY or item.is_beyond:
             return
+        if self._is_protected(item.path):
+            return
         if not self._options.dry:
             self._target.remove(item)
         self._count(deleted=1)
@@ -211,14 +228,22 @@ class Sync:
 
     def _file(self, item: Item, there: Item | None) -> None:
         self._count(handled=1)
+        if there is not None and there.kind is Kind.LINK:
+            there = None  # one that leads nowhere: the file takes its place
         if not self._is_allowed(there):
             self._count(skipped=1)
         elif there is None or self._is_different(item, there):
+            if there is not None and there.is_link and not self._options.dry:
+                self._target.remove(there)  # else what it leads to would be written
             self._copy(item)
         else:
             self._count(skipped=1)
-            if self._options.delete_src:
+            if self._options.delete_src and self._seems_same(item, there):
                 self._remove_source(item)
+
+    def _seems_same(self, item: Item, there: Item) -> bool:
+        """Return whether a source may go whose file was there already."""
+        return not self._options.update and item.size is not None and item.size == there.size
 
     def _is_different(self, item: Item, there: Item) -> bool:
         options = self._options
@@ -278,13 +303,20 @@ class Sync:
         if options.check_change or options.check_new:
             now = self._source.find(item.path)
             if now is None or (now.size, now.mtime_ns) != (item.size, item.mtime_ns):
-                raise _DifferentError("it changed while it was copied")
+                self._take_back(item, "it changed while it was copied")
         if options.check_new and not self._is_same_content(item, item):
-            raise _DifferentError("what was stored differs from its source")
+            self._take_back(item, "what was stored differs from its source")
         self._set_owner(item)
         self._count(copied=1, copied_bytes=size)
         if options.delete_src_after:
+            if item.size is not None and size != item.size:
+                raise _DifferentError(f"{size} of its {item.size} bytes came; it is not removed")
             self._remove_source(item)
+
+    def _take_back(self, item: Item, why: str) -> None:
+        """Remove what is not as it must be: it looks like the source, and would stay for ever."""
+        self._target.remove(item._replace(is_link=False))
+        raise _DifferentError(why)
 
     def _set_owner(self, item: Item) -> None:
         if self._options.perms and self._source.has_owners and self._target.has_owners:
@@ -294,6 +326,9 @@ class Sync:
         if item.is_beyond:
             return
         if not self._options.dry:
+            now = self._source.find(item.path)
+            if now is not None and (now.size, now.mtime_ns) != (item.size, item.mtime_ns):
+                raise _DifferentError("it changed since it was copied, and is not removed")
             self._source.remove(item)
         self._count(deleted=1)
 
@@ -305,7 +340,7 @@ class Sync:
             assert item is not None, "a pair has at least one item"
             try:
                 if source is None and options.delete_dst:
-                    if item.is_beyond:
+                    if item.is_beyond or self._is_protected(item.path):
                         continue
                     if not options.dry:
                         self._target.remove(item)

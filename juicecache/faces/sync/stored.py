@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from juicecache.errors import EntryNotFoundError, JuicecacheError, NotDirectoryError
+from juicecache.errors import EntryNotFoundError, FileError, NotDirectoryError
 from juicecache.faces.sync.item import End, Item, Kind, checked
 from juicecache.model.attr import Attr, NodeType
 from juicecache.volume.volume import Volume
@@ -16,6 +16,8 @@ _KINDS = {
     NodeType.DIRECTORY: Kind.DIRECTORY,
     NodeType.SYMLINK: Kind.LINK,
 }
+_LINKS_MAX = 40
+"""As many as any path may go through."""
 _TRASH = ".trash"
 """In the root alone: what was removed is not synchronised."""
 
@@ -45,7 +47,7 @@ class VolumeEnd(End):
 
     def place(self) -> tuple[str, tuple[str, ...]]:
         """Return the volume, and the names from its root."""
-        return self._volume.setting.uuid, tuple(filter(None, self._root.split("/")))
+        return self._volume.setting.uuid, canonical(self._volume, self._root)
 
     def listed(self, folder: str, *, follow: bool) -> list[Item]:
         """Return what is in a directory, in any order."""
@@ -58,7 +60,9 @@ class VolumeEnd(End):
             is_link = follow and attr.type == NodeType.SYMLINK
             if is_link:
                 found = self._followed(path)
-            if found is not None and found.type in _KINDS:
+            if found is None:
+                items.append(Item(path, Kind.LINK))
+            elif found.type in _KINDS:
                 items.append(_item(path, found)._replace(is_link=is_link))
         return items
 
@@ -69,7 +73,7 @@ class VolumeEnd(End):
     def _followed(self, path: str) -> Attr | None:
         try:
             return self._volume.stat(self._at(path))
-        except JuicecacheError:  # it leads nowhere, or in a circle
+        except FileError:  # it leads nowhere, or in a circle
             return None
 
     def find(self, path: str) -> Item | None:
@@ -142,6 +146,33 @@ class VolumeEnd(End):
         changes = {"mode": item.mode, "uid": item.uid, "gid": item.gid, "mtime_ns": item.mtime_ns}
         known = {name: value for name, value in changes.items() if value is not None}
         self._volume.set_attr(self._at(path), follow=True, **known)
+
+
+def canonical(volume: Volume, path: str) -> tuple[str, ...]:
+    """Return the names that a path stands for, links on the way and at its end followed."""
+    names: list[str] = []
+    waiting = path.split("/")[::-1]
+    links = 0
+    while waiting:
+        name = waiting.pop()
+        if name == "..":
+            del names[-1:]
+        if name in ("", ".", ".."):
+            continue
+        here = "/" + "/".join([*names, name])
+        try:
+            is_link = volume.stat(here, follow=False).type == NodeType.SYMLINK
+        except FileError:  # not there yet
+            is_link = False
+        if not is_link or links == _LINKS_MAX:
+            names.append(name)
+            continue
+        links += 1
+        leads_to = volume.readlink(here)
+        if leads_to.startswith("/"):
+            names = []
+        waiting += leads_to.split("/")[::-1]
+    return tuple(names)
 
 
 def _item(path: str, attr: Attr) -> Item:

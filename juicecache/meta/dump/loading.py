@@ -15,12 +15,13 @@ Laws:
 from __future__ import annotations
 
 import json
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from juicecache.errors import ConflictError, VolumeFormatError
+from juicecache.errors import ConflictError, JuicecacheError, VolumeFormatError
 from juicecache.meta.acl import number_of
 from juicecache.meta.context import Used
 from juicecache.meta.dump.text import (
@@ -31,7 +32,7 @@ from juicecache.meta.dump.text import (
     parse_xattrs,
     unescape,
 )
-from juicecache.meta.engine import Engine, Transaction
+from juicecache.meta.engine import Engine, T, Transaction
 from juicecache.meta.limits import GROUP, USER
 from juicecache.meta.rows import (
     Chunk,
@@ -68,6 +69,14 @@ _QUOTAS = "Quotas"
 _OWNER_QUOTAS = {USER: "UserQuotas", GROUP: "GroupQuotas"}
 _LEAPS = {"nextInode": 1 << 20, "nextChunk": 1 << 30, "nextSession": 1 << 16, "nextTrash": 1 << 10}
 """How far counters are moved on: more than a busy volume uses up between two backups."""
+
+_NUMBER_MAX = 1 << 62
+"""Of inodes, slices and sessions: more than any volume has used up, with room for all engines."""
+_NONSENSE = (
+    *(AttributeError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError),
+    struct.error,
+)
+"""What comes of a value that is of another kind, or larger, than any dump has it."""
 
 Event = tuple[str, Any]
 """Of a JSON parser that goes through a text piece by piece: its kind, and a value."""
@@ -114,6 +123,8 @@ class Loader:
     ----------
     events
         What a JSON parser says about the document, from the value of its first member on.
+    guard
+        Begins each transaction; raises where this load may not go on.
     progress
         Called with the number of entries so far, now and then.
 
@@ -131,6 +142,7 @@ class Loader:
         self,
         engine: Engine,
         events: Iterator[Event],
+        guard: Callable[[Transaction], None],
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self.setting: Setting | None = None
@@ -138,6 +150,7 @@ class Loader:
         self.repeated = 0
         self._engine = engine
         self._events = events
+        self._guard = guard
         self._progress = progress or (lambda entries: None)
         self._numbers: dict[str, Any] = {}
         self._deleted: list[Any] = []
@@ -160,15 +173,22 @@ class Loader:
             The document is no dump, or something in it cannot be.
         """
         with self._tally:
-            self._read_members()
-            if next(self._events, None) is not None:
-                raise VolumeFormatError("something stands behind the end of the dump")
-            if ROOT_INODE not in self._directories:
-                raise VolumeFormatError("the dump has no tree (FSTree)")
-            self._flush()
-            self._write_references()
-            self._write_owners()
-            self._write_counters()
+            try:
+                self._read_members()
+                if next(self._events, None) is not None:
+                    raise VolumeFormatError("something stands behind the end of the dump")
+                if ROOT_INODE not in self._directories:
+                    raise VolumeFormatError("the dump has no tree (FSTree)")
+                self._flush()
+                self._write_references()
+                self._write_owners()
+                self._write_counters()
+            except JuicecacheError:
+                raise
+            except _NONSENSE as error:
+                raise VolumeFormatError(
+                    f"the dump has something of another kind than it must be: {error}"
+                ) from error
 
     def _read_members(self) -> None:
         self._expect("start_map")
@@ -353,10 +373,17 @@ class Loader:
             return 0
         rule = parse_rule(value)
         if rule not in self._rules:
-            self._rules[rule] = self._engine.write(lambda tx: number_of(tx, rule, {}))
+            self._rules[rule] = self._commit(lambda tx: number_of(tx, rule, {}))
         return self._rules[rule]
 
     # ------------------------------------------------------------------ writing
+
+    def _commit(self, body: Callable[[Transaction], T]) -> T:
+        def guarded(tx: Transaction) -> T:
+            self._guard(tx)
+            return body(tx)
+
+        return self._engine.write(guarded)
 
     def _flush(self) -> None:
         """Write what is there. Whether a file was met before, the database tells."""
@@ -365,7 +392,7 @@ class Loader:
         if not files and not rows:
             return
         try:
-            new = self._engine.write(lambda tx: _write(tx, files, rows))
+            new = self._commit(lambda tx: _write(tx, files, rows))
         except ConflictError as error:
             # Nobody else writes here.
             raise VolumeFormatError(f"the dump has something twice: {error}") from error
@@ -408,7 +435,7 @@ class Loader:
                     tx.put_new(row)
 
         if rows:
-            self._engine.write(body)
+            self._commit(body)
 
     def _write_owners(self) -> None:
         assert self.setting is not None
@@ -434,6 +461,8 @@ class Loader:
             "nextInode": parse_number(self._numbers, "nextInodes"),
             **{name: parse_number(self._numbers, name) for name in _LEAPS if name != "nextInode"},
         }
+        if max(told.values()) > _NUMBER_MAX or max(self._last.values()) > _NUMBER_MAX:
+            raise VolumeFormatError("a number in the dump is larger than any that is handed out")
         free = {name: last + 1 for name, last in self._last.items()} | {"nextSession": 0}
         free["nextTrash"] -= 1  # this one is the last that was used
         rows: list[Row] = [
@@ -446,11 +475,27 @@ class Loader:
         ]
         if self.setting.trash_days > 0 and TRASH_INODE not in self._directories:
             rows.append(trash_root())
-        rows += [
-            DeletedFile(*(parse_number(one, name) for name in ("inode", "length", "expire")))
-            for one in self._deleted
-        ]
         self._put(rows)
+        deleted = {
+            row.inode: row
+            for row in (
+                DeletedFile(*(parse_number(one, name) for name in ("inode", "length", "expire")))
+                for one in self._deleted
+            )
+        }
+        for first in range(0, len(deleted), _BATCH):
+            self._put_deleted(list(deleted.values())[first : first + _BATCH])
+
+    def _put_deleted(self, rows: list[DeletedFile]) -> None:
+        """Write removed files, but none that is in the tree: its content would be dropped."""
+
+        def body(tx: Transaction) -> None:
+            nodes = tx.get_many(Attr, [(row.inode,) for row in rows])
+            for row, node in zip(rows, nodes, strict=True):
+                if node is None:
+                    tx.put(row)
+
+        self._commit(body)
 
 
 def _write(tx: Transaction, files: list[_File], rows: list[Row]) -> list[_File]:
@@ -464,6 +509,8 @@ def _write(tx: Transaction, files: list[_File], rows: list[Row]) -> list[_File]:
         if old is None:
             known[file.attr.inode] = file.attr
             new.append(file)
+        elif old.type != file.attr.type:
+            raise VolumeFormatError(f"inode {old.inode} is of two kinds")
         else:
             known[file.attr.inode] = old._replace(nlink=old.nlink + 1, parent=0)
     changed = {file.attr.inode for file in files}

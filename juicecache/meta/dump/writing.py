@@ -37,7 +37,9 @@ from juicecache.model.attr import ROOT_INODE, TRASH_INODE, Attr, NodeType
 from juicecache.model.layout import CHUNK_BYTES
 
 _PAGE = 1000
-"""Entries of one read: some 500 KB as text."""
+"""Entries of the first read of a directory: some 500 KB as text."""
+_PAGE_MAX = 8 * _PAGE
+"""Of later ones, which are twice as long each: Redis reads all names for each page."""
 _COUNTERS = {
     "usedSpace": usage.USED_SPACE,
     "usedInodes": usage.TOTAL_INODES,
@@ -64,6 +66,7 @@ class _Frame:
     indent: str
     after: bytes = b""
     ended: bool = False
+    limit: int = _PAGE
     waiting: list[_Entry] = field(default_factory=list)
     """Entries of the page at hand, the next one last."""
     is_first: bool = True
@@ -206,8 +209,10 @@ class DumpWriter:
     def _fill(self, frame: _Frame) -> None:
         indent = frame.indent + "      "
         after = frame.after
-        entries = self._engine.read(lambda tx: self._page(tx, frame.inode, after, indent))
-        frame.ended = len(entries) < _PAGE
+        limit = frame.limit
+        entries = self._engine.read(lambda tx: self._page(tx, frame.inode, after, limit, indent))
+        frame.ended = len(entries) < limit
+        frame.limit = min(2 * limit, _PAGE_MAX)
         if entries:
             frame.after = entries[-1].name
         frame.waiting = entries[::-1]
@@ -218,8 +223,10 @@ class DumpWriter:
         assert attr is not None, "whoever asks for a dump has looked at the directory"
         return self._described(tx, [Listed(b"", attr, b"")], "")[0]
 
-    def _page(self, tx: Transaction, directory: int, after: bytes, indent: str) -> list[_Entry]:
-        return self._described(tx, list(tx.listing(directory, after=after, limit=_PAGE)), indent)
+    def _page(
+        self, tx: Transaction, directory: int, after: bytes, limit: int, indent: str
+    ) -> list[_Entry]:
+        return self._described(tx, list(tx.listing(directory, after=after, limit=limit)), indent)
 
     def _described(self, tx: Transaction, found: list[Listed], indent: str) -> list[_Entry]:
         """Return entries with all that is written about them, read together."""

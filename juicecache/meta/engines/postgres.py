@@ -98,7 +98,7 @@ class Postgres(SqlServer):
     """
 
     dialect = DIALECT
-    begin_write = "BEGIN"
+    begin_write = "BEGIN ISOLATION LEVEL READ COMMITTED"
     begin_read = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
     columns = (
         "SELECT column_name::text FROM information_schema.columns"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from typing import Any, Generic, NamedTuple, cast
 
@@ -59,7 +59,8 @@ _PATHS_BATCH = 500
 _CHUNKS_BATCH = 256
 _CHUNKS_BEYOND = 16
 """Chunks looked for behind the end of a file: one that was cut keeps those it had."""
-_LENGTHS_MAX = 10_000
+_LENGTHS_MAX = 200_000
+"""Some 20 MB; who removes more at once asks for all rows again."""
 _OWN = "juicecacheTables"
 
 
@@ -157,12 +158,23 @@ class RedisTransaction(Transaction):
                 (score,) = self.ask([(b"ZSCORE", codec.name("delfiles"), member)])
                 if score is not None:
                     return DeletedFile(inode, length, int(float(score)))
-        rows = codec.decode_all((), self.ask(codec.all_reads(())))
-        return next((row for row in rows if key_of(row) == key), None)
+        found = None
+        for row in codec.decode_all((), self.ask(codec.all_reads(()))):
+            self._remember(row)
+            if key_of(row) == key:
+                found = row
+        if found is not None:
+            self._remember(found)  # whatever others pushed it out
+        return found
+
+    def _remember(self, row: Row) -> None:
+        if isinstance(row, DeletedFile):
+            self._remember_length(row)
 
     def _remember_length(self, row: DeletedFile) -> None:
         while len(self._lengths) >= _LENGTHS_MAX:
-            self._lengths.pop(next(iter(self._lengths), 0), None)
+            with suppress(RuntimeError):  # another thread adds one
+                self._lengths.pop(next(iter(self._lengths), 0), None)
         self._lengths[row.inode] = row.length
 
     def get_many(self, table: type[RowT], keys: Sequence[Key]) -> list[RowT | None]:
@@ -263,7 +275,10 @@ class RedisTransaction(Transaction):
                 flat = [part for field in fields for part in (field, values[field])]
                 rows = list(codec.decode_all((), [flat]))
                 return Page(run_of(who), cursor, fields, rows)
-            return Page(b"", b"0", [], list(codec.decode_all((), self.ask(reads))))
+            rows = list(codec.decode_all((), self.ask(reads)))
+            for row in rows:
+                self._remember(row)
+            return Page(b"", b"0", [], rows)
         scan = (b"SCAN", cursor, b"MATCH", codec.name("") + codec.pattern, b"COUNT", size)
         (cursor, reply), who, _ = self.ask([scan, WHO, (b"EXISTS", codec.name(NEVER))])
         names = unmet(reply)
@@ -319,7 +334,9 @@ class RedisTransaction(Transaction):
     def locks_of(self, sid: int) -> list[Flock | Plock]:
         """Return the locks of a session, by the set of keys that it touched."""
         codecs = {b"f": self._codecs[Flock], b"p": self._codecs[Plock]}
-        (names,) = self.ask([(b"SMEMBERS", self._codecs[Flock].at("locked", sid))])
+        touched = (b"SMEMBERS", self._codecs[Flock].at("locked", sid))
+        (names,) = self.ask([touched])
+        self._checks.append(("=", names, f"the locks of session {sid} have changed", touched))
         start = len(self._codecs[Flock].name("lock"))
         keys = [
             (codecs[name[start : start + 1]], (int(name[start + 1 :]),))

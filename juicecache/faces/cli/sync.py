@@ -9,8 +9,8 @@ from datetime import datetime
 from time import time
 from typing import Any
 
-from juicecache.addresses import VOLUME_SCHEMES
-from juicecache.errors import ConfigError
+from juicecache.addresses import VOLUME_SCHEMES, mask_url
+from juicecache.errors import ConfigError, JuicecacheError
 from juicecache.faces.cli.arguments import (
     Command,
     add_meta_flag,
@@ -126,6 +126,15 @@ def _when(text: str) -> float:
 
 def _sync(arguments: Namespace, console: Console) -> int:
     """Copy what differs; 1 where some of it could not be done."""
+    try:
+        return _run(arguments, console)
+    except (JuicecacheError, OSError):
+        raise
+    except Exception as error:  # a package behind fsspec may raise anything, and quote an address
+        raise ConfigError(f"{type(error).__name__}: {mask_url(str(error))}") from None
+
+
+def _run(arguments: Namespace, console: Console) -> int:
     options = _options(arguments)
     with ExitStack() as stack:
         volumes: dict[str, Volume] = {}

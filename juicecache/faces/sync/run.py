@@ -63,9 +63,9 @@ class Sync:
         self._progress = progress or (lambda report: None)
         self._rules = Rules(options.rules, full_path=options.match_full_path)
         self._chosen = None if options.files_from is None else Chosen(options.files_from)
-        self._pace = Pace(options.bytes_per_s)
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._pace = Pace(options.bytes_per_s, sleep=self._stop.wait)
         self._batches = Batches(target, self._finish, self._fail)
         self._now_ns = time.time_ns()
         self._directories: list[Pair] = []

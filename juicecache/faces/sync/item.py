@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -9,6 +11,15 @@ from enum import Enum
 from typing import IO, Any, NamedTuple
 
 from juicecache.errors import InvalidNameError
+
+PART = ".juicecache-sync-"
+"""What unfinished files begin with: no items. Those that a killed run left may be removed."""
+_numbers = itertools.count()
+
+
+def part_name() -> str:
+    """Return a name for an unfinished file that nobody else has."""
+    return f"{PART}{os.getpid()}-{next(_numbers)}"
 
 
 class Kind(Enum):

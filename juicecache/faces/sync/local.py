@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import stat
 from collections.abc import Iterable
@@ -11,11 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from juicecache.faces.sync.item import End, Item, Kind, checked
-
-_PART = ".juicecache-sync-"
-"""What unfinished files begin with: no items. Those that a killed run left may be removed."""
-_numbers = itertools.count()
+from juicecache.faces.sync.item import PART, End, Item, Kind, checked, part_name
 
 
 class LocalEnd(End):
@@ -41,7 +36,7 @@ class LocalEnd(End):
         items = []
         with os.scandir(self._at(folder)) as entries:
             for entry in entries:
-                if entry.name.startswith(_PART):
+                if entry.name.startswith(PART):
                     continue
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 is_link = follow and entry.is_symlink()
@@ -83,7 +78,7 @@ class LocalEnd(End):
         if os.path.isdir(target):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
         # As short as it may be: the name of the file can have the full length already.
-        part = os.path.join(folder, f"{_PART}{os.getpid()}-{next(_numbers)}")
+        part = os.path.join(folder, part_name())
         try:
             # Buffered: a raw file takes a part of a piece, and says so to nobody, on a full disk.
             with open(part, "wb") as file:

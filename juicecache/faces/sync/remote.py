@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -13,7 +11,7 @@ from fsspec.core import url_to_fs
 
 from juicecache.addresses import mask_url
 from juicecache.errors import ConfigError, UnsupportedError
-from juicecache.faces.sync.item import End, Item, Kind, checked
+from juicecache.faces.sync.item import End, Item, Kind, checked, part_name
 
 _WHOLE = frozenset(
     ["s3", "s3a", "gs", "gcs", "abfs", "az", "adl", "oss", "oci", "cos", "obs", "memory"]
@@ -21,7 +19,6 @@ _WHOLE = frozenset(
 """Protocols whose files appear when they are complete; of others a file is renamed at its end."""
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 """What file systems call the time of the last change."""
-_numbers = itertools.count()
 
 
 class RemoteEnd(End):
@@ -111,7 +108,7 @@ class RemoteEnd(End):
         if self._is_whole:
             self._write(target, pieces)
             return
-        part = f"{self._fs._parent(target)}/.juicecache-sync-{os.getpid()}-{next(_numbers)}"
+        part = f"{self._fs._parent(target)}/{part_name()}"
         try:
             self._write(part, pieces)
             self._fs.mv(part, target)

@@ -302,7 +302,7 @@ class Sync:
         options = self._options
         if options.check_change or options.check_new:
             now = self._source.find(item.path)
-            if now is None or (now.size, now.mtime_ns) != (item.size, item.mtime_ns):
+            if now is None or _differ(now, item):
                 self._take_back(item, "it changed while it was copied")
         if options.check_new and not self._is_same_content(item, item):
             self._take_back(item, "what was stored differs from its source")
@@ -327,7 +327,7 @@ class Sync:
             return
         if not self._options.dry:
             now = self._source.find(item.path)
-            if now is not None and (now.size, now.mtime_ns) != (item.size, item.mtime_ns):
+            if now is not None and _differ(now, item):
                 raise _DifferentError("it changed since it was copied, and is not removed")
             self._source.remove(item)
         self._count(deleted=1)
@@ -366,6 +366,11 @@ class Sync:
                 self.report.errors.append(f"{item.path}: {text}" if item.path else text)
             if 0 <= self._options.max_failure < self.report.failed:
                 self._stop.set()
+
+
+def _differ(now: Item, before: Item) -> bool:
+    """Return whether a file has changed since it was listed, as far as its end tells."""
+    return (now.size, now.mtime_ns) != (before.size, before.mtime_ns)
 
 
 def _filled(file: object) -> bytes:

@@ -105,9 +105,7 @@ class RedisTransaction(Transaction):
             commit.expect(*check)
         commit.add(self.writes)
         for write in self.writes:
-            row = getattr(write, "row", None)
-            if isinstance(row, DeletedFile):
-                self._remember_length(row)
+            self._remember(getattr(write, "row", None))
         return commit.keys(), script_argument([commit.checks, commit.writes])
 
     # Rows by key.
@@ -167,11 +165,10 @@ class RedisTransaction(Transaction):
             self._remember(found)  # whatever others pushed it out
         return found
 
-    def _remember(self, row: Row) -> None:
-        if isinstance(row, DeletedFile):
-            self._remember_length(row)
-
-    def _remember_length(self, row: DeletedFile) -> None:
+    def _remember(self, row: Row | None) -> None:
+        """Note the length of a removed file, which is part of its key."""
+        if not isinstance(row, DeletedFile):
+            return
         while len(self._lengths) >= _LENGTHS_MAX:
             with suppress(RuntimeError):  # another thread adds one
                 self._lengths.pop(next(iter(self._lengths), 0), None)
@@ -217,8 +214,8 @@ class RedisTransaction(Transaction):
                 key = key_of(row)
                 value = codec.puts(row)[0][3]
                 self._rely(Edge, key, row, codec.reads(key), [value])
-            elif isinstance(row, DeletedFile):
-                self._remember_length(row)
+            else:
+                self._remember(row)
             yield row
 
     def scan_each(self, table: type[RowT], partitions: Sequence[int]) -> list[list[RowT]]:
